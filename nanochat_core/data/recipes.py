@@ -1,0 +1,51 @@
+"""What decides the shards and their token files (torch-free)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from nanochat_core.config.base import Recipe
+
+
+class HarvestSource(Recipe):
+    """Prose of the documentation inside installed distributions; nothing is downloaded.
+
+    `versions` (distribution -> version, "absent" when not installed) and `python` come from
+    package metadata at plan time, so that another set of packages makes another artifact.
+    """
+
+    kind: Literal["harvest"] = "harvest"
+    versions: dict[str, str]
+    python: str
+    filter_version: int = 1
+    max_bytes_per_distribution: int = Field(1_500_000, ge=1)
+
+
+class FileDigest(Recipe):
+    """One file of the user's own text: the name decides order and format, the sha256 content."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+class FilesSource(Recipe):
+    """The user's own text: txt, md, jsonl or parquet files, by content, not by place."""
+
+    kind: Literal["files"] = "files"
+    files: tuple[FileDigest, ...]
+    text_column: str = "text"
+    max_document_characters: int = Field(2_000, ge=1)
+
+
+class ShardsRecipe(Recipe):
+    """Documents as parquet shards; the last one is the validation shard."""
+
+    source: HarvestSource | FilesSource = Field(discriminator="kind")
+    num_shards: int = Field(4, ge=1, description="train shards, beside the validation shard")
+    validation_percent: float = Field(2.0, gt=0, lt=50)
+    max_documents: int = Field(0, ge=0, description="use the first ones only; 0 is all")
+
+
+class TokensRecipe(Recipe):
+    """Token files: nothing to choose so far; all that matters is in the inputs."""

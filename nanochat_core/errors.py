@@ -1,0 +1,78 @@
+"""The tree of errors that people see; each says what was given, what was expected, what to do.
+
+NanochatError
+├── ConfigError              a value that cannot work: refused before any work starts
+│   ├── BatchSizeError       a batch that does not divide
+│   └── UnknownNameError     no such preset, station, field, dtype, alias
+├── DataError                an empty, unreadable or malformed source
+├── StoreError
+│   ├── StoreUnavailableError    cannot be read or written, or the disk is full
+│   ├── ArtifactNotFoundError    nothing published under that reference
+│   ├── DamagedFileError         bytes that do not match their recorded sha256
+│   └── StationBusyError         another process makes the same artifact right now
+├── CheckpointError          no usable checkpoint, or one of another model
+├── TrainingError            a loss or gradient that is not finite
+└── JobError                 a training or evaluation process that failed
+    ├── JobLostError         killed, or died of its machine: worth another try
+    └── JobStoppedError      ended on request, with its progress saved
+"""
+
+
+class NanochatError(Exception):
+    """Base of every error that is shown to people as one message, without a traceback."""
+
+
+class ConfigError(NanochatError):
+    """A value that cannot work."""
+
+
+class BatchSizeError(ConfigError):
+    """A batch that does not divide into whole micro-batches."""
+
+
+class UnknownNameError(ConfigError):
+    """A name that stands for nothing; the message lists those that do."""
+
+
+class DataError(NanochatError):
+    """A source of text or conversations that is empty, unreadable or malformed."""
+
+
+class StoreError(NanochatError):
+    """Something wrong with the artifact store."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be read or written."""
+
+
+class ArtifactNotFoundError(StoreError):
+    """Nothing is published under that reference."""
+
+
+class DamagedFileError(StoreError):
+    """Bytes that do not match their recorded sha256."""
+
+
+class StationBusyError(StoreError):
+    """Another process is making the same artifact right now."""
+
+
+class CheckpointError(NanochatError):
+    """No usable checkpoint, or one that belongs to another model."""
+
+
+class TrainingError(NanochatError):
+    """A loss or a gradient that is not finite."""
+
+
+class JobError(NanochatError):
+    """A training or evaluation process that failed."""
+
+
+class JobLostError(JobError):
+    """A process that was killed or died of its machine; another try can succeed."""
+
+
+class JobStoppedError(JobError):
+    """A process that ended on request, with its progress saved."""

@@ -1,0 +1,83 @@
+"""Recipes of the two training stations so far (torch-free)."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from nanochat_core.config.base import Auto, ComputeDtype, Recipe
+from nanochat_core.conversation.recipes import Mixture
+from nanochat_core.errors import ConfigError
+from nanochat_core.optim.recipe import OptimizerRecipe, ScheduleRecipe
+
+
+class DataOrderRecipe(Recipe):
+    """How documents become rows and in which order rows are read (DESIGN section 5)."""
+
+    packing: Literal["split", "crop"] = Field(
+        "split", description="split keeps every token; crop is the reference's policy"
+    )
+    block_shards: int = Field(
+        8, ge=1, description="shards whose rows are packed and mixed together"
+    )
+    max_epochs: float = Field(1.0, gt=0, description="refuse to read the shards more often")
+    seed: int = Field(42, ge=0)
+
+
+class PretrainRecipe(Recipe):
+    """Everything that decides which base model comes out; `depth` is the dial."""
+
+    depth: int = Field(20, ge=1)
+    aspect_ratio: int = Field(64, ge=1, description="model width per unit of depth")
+    head_dim: int = Field(128, ge=2)
+    n_embd: int | Auto = Field("auto", description="auto: depth * aspect_ratio in whole heads")
+    n_kv_head: int | Auto = Field("auto", description="auto: as many as query heads")
+    sequence_len: int = Field(2048, ge=2)
+    window_pattern: str = Field("SSSL", pattern=r"^[SL]+$")
+    num_iterations: int | Auto = Field("auto", description="explicit number of steps")
+    target_flops: float | Auto = Field("auto", description="training FLOPs that set the steps")
+    target_param_data_ratio: float = Field(12.0, gt=0, description="tokens per scaling parameter")
+    tokens_per_step: int | Auto = Field("auto", description="auto: Power Lines, arXiv:2505.13738")
+    scale_weight_decay: bool = Field(True, description="constant T_epoch, arXiv:2405.13698")
+    compute_dtype: ComputeDtype = "auto"
+    seed: int = Field(42, ge=0, description="of the initial weights")
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    schedule: ScheduleRecipe = ScheduleRecipe()
+    data: DataOrderRecipe = DataOrderRecipe()
+
+
+SFT_SCHEDULE = ScheduleRecipe(
+    warmup_steps=0,
+    warmdown_fraction=0.5,
+    final_lr_fraction=0.0,
+    momentum_start=0.85,
+    momentum_peak=0.95,
+    momentum_ramp_steps=300,
+    momentum_end=0.95,
+    cosine_weight_decay=False,
+)
+
+
+class SftRecipe(Recipe):
+    """Supervised fine-tuning: sequence length, batch and unscaled rates come from the base model."""
+
+    mixture: Mixture = Mixture()
+    epochs: float | Auto = Field("auto", description="passes over the mixture; auto is 1")
+    num_iterations: int | Auto = Field("auto", description="explicit number of steps instead")
+    lr_scale: float = Field(0.8, gt=0, description="times the base model's unscaled rates")
+    value_embedding_lr_fraction: float = Field(0.5, gt=0, description="of the rate of wte")
+    resid_lr: float = Field(0.5, ge=0)
+    x0_lr: float = Field(0.5, ge=0)
+    smear_lr: float = Field(0.2, ge=0)
+    schedule: ScheduleRecipe = SFT_SCHEDULE
+    packing_buffer: int = Field(100, ge=1, description="conversations from which a row is filled")
+    compute_dtype: ComputeDtype = "auto"
+    seed: int = Field(42, ge=0, description="of the order of conversations")
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> "SftRecipe":
+        if self.epochs != "auto" and self.num_iterations != "auto":
+            raise ConfigError(
+                f"sft got both epochs={self.epochs} and num_iterations={self.num_iterations}; "
+                "give one of them, the other follows"
+            )
+        return self
