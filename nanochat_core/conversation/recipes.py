@@ -30,4 +30,5 @@ class Mixture(Recipe):
         MixturePart(kind="questions", conversations=13_000),
     )
     name: str = Field("nanochat", description="what the model calls itself")
+    data: str = Field("text", description="completes: I was trained on ...")
     seed: int = Field(7, ge=0)

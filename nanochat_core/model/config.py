@@ -11,6 +11,11 @@ from nanochat_core.errors import ConfigError
 VOCAB_MULTIPLE = 64
 """Embedding, value embeddings and head are padded up to a multiple of this."""
 WINDOW_MULTIPLE = 128
+MLP_FACTOR = 4
+SMEAR_CHANNELS = 24
+"""Channels that decide how much of the token before is mixed in."""
+VALUE_GATE_CHANNELS = 12
+"""Channels that decide how much of the value embedding is mixed in."""
 
 
 class ModelConfig(Config):

@@ -58,14 +58,14 @@ SFT_SCHEDULE = ScheduleRecipe(
 
 
 class SftRecipe(Recipe):
-    """Supervised fine-tuning: sequence length, batch and unscaled rates come from the base model."""
+    """Supervised fine-tuning: sequence length, batch and rates come from the base model."""
 
     mixture: Mixture = Mixture()
     epochs: float | Auto = Field("auto", description="passes over the mixture; auto is 1")
     num_iterations: int | Auto = Field("auto", description="explicit number of steps instead")
     lr_scale: float = Field(0.8, gt=0, description="times the base model's unscaled rates")
     value_embedding_lr_fraction: float = Field(0.5, gt=0, description="of the rate of wte")
-    resid_lr: float = Field(0.5, ge=0)
+    resid_lr: float = Field(0.005, ge=0)
     x0_lr: float = Field(0.5, ge=0)
     smear_lr: float = Field(0.2, ge=0)
     schedule: ScheduleRecipe = SFT_SCHEDULE

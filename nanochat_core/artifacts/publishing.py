@@ -1,0 +1,143 @@
+"""Making an artifact visible: bytes first, manifest last, and never over another."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from nanochat_core.artifacts.canonical import with_stable_form
+from nanochat_core.artifacts.filesystems import Files
+from nanochat_core.artifacts.records import Manifests
+from nanochat_core.artifacts.translate import writing
+from nanochat_core.artifacts.types import (
+    ArtifactRef,
+    FileRecord,
+    Manifest,
+    Request,
+    check_relative_path,
+    result_digest,
+)
+from nanochat_core.config.job import Role, StageOutput
+from nanochat_core.errors import DamagedFileError, StoreError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Publishes into one store; `find` returns the verified artifact of a request, if any."""
+
+    files: Files
+    manifests: Manifests
+    find: Callable[[Request], ArtifactRef | None]
+
+    def publish(
+        self,
+        request: Request,
+        folder: Path,
+        output: StageOutput,
+        *,
+        input_refs: Mapping[str, ArtifactRef],
+        provenance: Mapping[str, Any],
+        replace: bool,
+    ) -> ArtifactRef:
+        """See `ArtifactStore.publish`."""
+        attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:12]}"
+        uploaded = self._upload(request, folder, output.files, attempt)
+        draft = Manifest(
+            number=1,
+            station=request.station,
+            fingerprint=request.fingerprint,
+            code_version=request.code_version,
+            recipe=request.recipe,
+            inputs=request.inputs,
+            input_refs=dict(input_refs),
+            attempt=attempt,
+            files=uploaded,
+            metrics=output.metrics,
+            provenance=with_stable_form({**output.provenance, **provenance}),
+            digest=result_digest(uploaded),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        return self._number(request, draft, replace)
+
+    def _upload(
+        self, request: Request, folder: Path, roles: Mapping[str, Role], attempt: str
+    ) -> tuple[FileRecord, ...]:
+        """Store every file under the attempt; a failure leaves nothing behind."""
+        sources = {path: _source(folder, path, request) for path in sorted(roles)}
+        if not sources:
+            raise StoreError(f"{request.short} made no files; a station must name at least one.")
+        target = _attempt_path(request, attempt)
+        try:
+            with writing(f"the files of {request.short}"):
+                records = tuple(
+                    self._store(source, f"{target}/{path}", path, roles[path])
+                    for path, source in sources.items()
+                )
+                self.files.settle(target)
+        except BaseException:
+            self._discard(target)
+            raise
+        return records
+
+    def _store(self, source: Path, target: str, path: str, role: Role) -> FileRecord:
+        # Records (logs, metrics) may still be open for appending, so they never share the disk
+        # blocks of the in-progress file.
+        sha256 = self.files.put(source, target, share=role == "result")
+        stored, given = self.files.size(target), source.stat().st_size
+        if role == "result" and stored != given:
+            raise DamagedFileError(
+                f"{path} changed while it was published: {given:,} bytes given, {stored:,} "
+                "stored. Run again; the station must have finished writing it."
+            )
+        return FileRecord(path=path, role=role, bytes=stored, sha256=sha256)
+
+    def _number(self, request: Request, draft: Manifest, replace: bool) -> ArtifactRef:
+        """Write the next free manifest number, or adopt what another maker has published."""
+        while True:
+            winner = None if replace else self.find(request)
+            if winner is not None:
+                same = "equal" if winner.digest == draft.digest else "DIFFERENT"
+                log.info("%s was published by another run; digests are %s", request.short, same)
+                self._discard(_attempt_path(request, draft.attempt))
+                return winner
+            taken = self.manifests.numbers(request.station, request.fingerprint)
+            manifest = draft.model_copy(update={"number": max(taken, default=0) + 1})
+            if self._create(request, manifest):
+                return manifest.ref
+
+    def _create(self, request: Request, manifest: Manifest) -> bool:
+        try:
+            return self.manifests.create(manifest)
+        except BaseException:
+            if manifest.number not in self.manifests.numbers(request.station, request.fingerprint):
+                self._discard(_attempt_path(request, manifest.attempt))
+            raise
+
+    def _discard(self, path: str) -> None:
+        """Remove an attempt that nothing names; failing to is harmless."""
+        try:
+            self.files.remove(path)
+        except OSError as error:
+            log.debug("the attempt %s was left behind: %s", path, error)
+
+
+def _attempt_path(request: Request, attempt: str) -> str:
+    return f"{request.station}/{request.fingerprint}/{attempt}"
+
+
+def _source(folder: Path, path: str, request: Request) -> Path:
+    try:
+        source = folder / check_relative_path(path)
+    except ValueError as error:
+        raise StoreError(f"{request.short} names a file outside its folder: {error}.") from error
+    if not source.is_file():
+        raise StoreError(
+            f"{request.short} names the file {path!r}, which is not in {folder}. "
+            "The station must write every file that it lists."
+        )
+    return source

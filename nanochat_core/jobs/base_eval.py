@@ -1,0 +1,173 @@
+"""Evaluate a base model as a torchrun job: bits per byte, in-context tasks, samples."""
+
+import csv
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nanochat_core.config.job import PROGRESS_FILE, JobSpec, Role, StageOutput
+from nanochat_core.data.eval_bundle import build_heldout_bundle
+from nanochat_core.data.validation_rows import ValidationRows
+from nanochat_core.distributed.collectives import barrier
+from nanochat_core.distributed.ranks import Ranks
+from nanochat_core.evals.bits_per_byte import Batch, LossTotals, loss_totals
+from nanochat_core.evals.bundle import Bundle, read_bundle
+from nanochat_core.evals.core import CoreResult, count_examples, evaluate_core, example_rows
+from nanochat_core.evals.progress import EvalProgress
+from nanochat_core.evals.recipes import BaseEvalRecipe
+from nanochat_core.evals.samples import Sample, draw_samples
+from nanochat_core.inference.loading import load_model
+from nanochat_core.jobs.common import StopRequest, run_job_main
+from nanochat_core.jobs.hardware import describe_hardware
+from nanochat_core.jobs.training_run import to_device
+from nanochat_core.model.gpt import GPT
+from nanochat_core.tokenizer.tokenizer import Tokenizer
+from nanochat_core.training.precision import resolve_compute_dtype
+
+log = logging.getLogger(__name__)
+
+SCORES_FILE = "scores.json"
+SAMPLES_FILE = "samples.json"
+EXAMPLES_FILE = "examples.csv"
+BUNDLE_FOLDER = "bundle"
+
+
+@dataclass(frozen=True)
+class BaseEval:
+    """One evaluation on one rank: what is evaluated, and how far it is."""
+
+    spec: JobSpec
+    recipe: BaseEvalRecipe
+    ranks: Ranks
+    model: GPT
+    tokenizer: Tokenizer
+    rows: ValidationRows
+    bundle: Bundle
+    progress: EvalProgress
+
+    def validation_loss(self) -> LossTotals:
+        """Summed loss of the validation rows, of all ranks."""
+        self.progress.start_phase()
+        return loss_totals(self.model, self._batches(), self.tokenizer.token_bytes, self.ranks)
+
+    def tasks(self) -> CoreResult:
+        """Every task of the bundle."""
+        self.progress.start_phase()
+        execution = self.spec.execution
+        return evaluate_core(
+            self.model,
+            self.tokenizer,
+            self.bundle,
+            self.ranks,
+            max_per_task=self.recipe.max_per_task,
+            # As large as a micro-batch of training, which is known to fit.
+            batch_tokens=execution.device_batch_size * self.model.config.sequence_len,
+            on_progress=self.progress.update,
+        )
+
+    def samples(self) -> list[Sample]:
+        """Completions of the fixed prompts."""
+        self.progress.start_phase()
+        samples = draw_samples(
+            self.model,
+            self.tokenizer,
+            self.recipe.sample_prompts,
+            max_new_tokens=self.recipe.sample_tokens,
+            seed=self.recipe.seed,
+        )
+        self.progress.update(len(samples), "samples")
+        return samples
+
+    def _batches(self) -> Iterator[Batch]:
+        size, ranks = self.spec.execution.device_batch_size, self.ranks
+        batches = self.rows.batches(size, rank=ranks.rank, world_size=ranks.world_size)
+        num_read = 0
+        for tokens_BT, targets_BT in batches:
+            yield to_device(tokens_BT, ranks.device), to_device(targets_BT, ranks.device)
+            num_read += len(tokens_BT)
+            self.progress.update(num_read, "bits per byte")
+
+
+def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
+    """Measure everything on every rank, then write the files of the artifact on the first."""
+    evaluation = prepare(spec, ranks, stop)
+    loss = evaluation.validation_loss()
+    log.info("%.4f bits per byte over %d tokens", loss.bits_per_byte, loss.num_targets)
+    tasks = evaluation.tasks()
+    log.info("%s %.4f +- %.4f", tasks.metric_name, tasks.score, tasks.score_stderr)
+    if ranks.is_main:
+        publish(evaluation, loss, tasks, evaluation.samples())
+
+
+def prepare(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> BaseEval:
+    """Read everything that will be needed; whatever cannot work is refused here."""
+    recipe = BaseEvalRecipe.model_validate(spec.recipe)
+    folder = Path(spec.output_folder) / BUNDLE_FOLDER
+    if ranks.is_main:
+        build_heldout_bundle(spec.input("shards"), folder, seed=recipe.seed)
+    barrier(ranks)
+    bundle = read_bundle(folder)
+    tokenizer = Tokenizer.load(spec.input("tokenizer"))
+    dtype = resolve_compute_dtype(recipe.compute_dtype, ranks.device)
+    model, _ = load_model(spec.input("pretrain"), ranks.device, dtype)
+    rows = ValidationRows(
+        spec.input("tokens"),
+        sequence_len=model.config.sequence_len,
+        max_tokens=recipe.validation_tokens,
+    )
+    num_examples = count_examples(bundle, recipe.max_per_task)
+    # What one rank does, near enough for a progress bar.
+    total = (rows.num_rows + num_examples) // ranks.world_size + len(recipe.sample_prompts)
+    path = Path(spec.work_folder) / PROGRESS_FILE if ranks.is_main else None
+    progress = EvalProgress(path, total, stop)
+    return BaseEval(spec, recipe, ranks, model, tokenizer, rows, bundle, progress)
+
+
+def publish(
+    evaluation: BaseEval, loss: LossTotals, tasks: CoreResult, samples: list[Sample]
+) -> None:
+    """Write scores, samples and the record of every example, and `outputs.json` last."""
+    output = Path(evaluation.spec.output_folder)
+    write_json(output / SCORES_FILE, scores(loss, tasks))
+    write_json(output / SAMPLES_FILE, [sample.record() for sample in samples])
+    with (output / EXAMPLES_FILE).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(example_rows(tasks))
+    files: dict[str, Role] = {SCORES_FILE: "result", SAMPLES_FILE: "result"}
+    files[EXAMPLES_FILE] = "record"
+    bundle_files = (path for path in (output / BUNDLE_FOLDER).rglob("*") if path.is_file())
+    files |= {path.relative_to(output).as_posix(): "record" for path in sorted(bundle_files)}
+    StageOutput(
+        files=files,
+        metrics={
+            "val/bpb": loss.bits_per_byte,
+            tasks.metric_name: tasks.score,
+            f"{tasks.metric_name}/stderr": tasks.score_stderr,
+            **{f"accuracy/{task.task.label}": task.accuracy for task in tasks.tasks},
+        },
+        provenance=describe_hardware(evaluation.ranks, evaluation.model.compute_dtype),
+    ).save(output)
+
+
+def scores(loss: LossTotals, tasks: CoreResult) -> dict[str, Any]:
+    """The content of scores.json."""
+    return {
+        "val/bpb": loss.bits_per_byte,
+        "val/loss": loss.nats_per_token,
+        "val/tokens": loss.num_targets,
+        "val/bytes": loss.num_bytes,
+        tasks.metric_name: tasks.score,
+        f"{tasks.metric_name}/stderr": tasks.score_stderr,
+        "tasks": {task.task.label: task.summary() for task in tasks.tasks},
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON that people can read."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_job_main(main)

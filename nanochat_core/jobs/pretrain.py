@@ -1,0 +1,161 @@
+"""Pretraining as a torchrun job: tokens and a tokenizer in, a base model out."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from nanochat_core.config.job import LOG_FILE, METRICS_FILE, JobSpec, Role, StageOutput
+from nanochat_core.data.rows import TrainRows
+from nanochat_core.data.validation_rows import ValidationRows
+from nanochat_core.distributed.ranks import Ranks
+from nanochat_core.evals.bits_per_byte import bits_per_byte
+from nanochat_core.inference.loading import save_model
+from nanochat_core.jobs.common import StopRequest, run_job_main
+from nanochat_core.jobs.hardware import describe_hardware
+from nanochat_core.jobs.model_files import publish_optimizer
+from nanochat_core.jobs.training_run import RunPlan, TrainingRun, build_state, to_device
+from nanochat_core.model.gpt import GPT
+from nanochat_core.tokenizer.tokenizer import Tokenizer
+from nanochat_core.training.dial import TrainingPlan, accumulation_steps, plan_training
+from nanochat_core.training.groups import build_groups
+from nanochat_core.training.precision import resolve_compute_dtype
+from nanochat_core.training.recipes import PretrainRecipe
+from nanochat_core.training.step import MicroBatch
+
+VALIDATION_TOKENS = 65_536
+"""Read by each validation during training; the evaluation station reads them all."""
+
+
+def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
+    """Train, saving as it goes, then write the files of the artifact."""
+    recipe = PretrainRecipe.model_validate(spec.recipe)
+    tokenizer = Tokenizer.load(spec.input("tokenizer"))
+    plan = plan_training(recipe, tokenizer.vocab_size)
+    batches = open_batches(spec, recipe, plan, ranks)
+    model = GPT(plan.model, resolve_compute_dtype(recipe.compute_dtype, ranks.device))
+    model.init_weights(recipe.seed)
+    model.to(ranks.device)
+    groups = build_groups(
+        model.named_parameters(),
+        recipe.optimizer,
+        batch_lr_scale=plan.batch_lr_scale,
+        width_lr_scale=plan.width_lr_scale,
+        muon_weight_decay=plan.muon_weight_decay,
+    )
+    run = TrainingRun(spec, ranks, run_plan(plan, recipe), build_state(model, groups, ranks, spec))
+    run.train(batches, stop, validation(spec, model, tokenizer, ranks))
+    if ranks.rank == 0:
+        publish(run, recipe, plan, tokenizer)
+
+
+def open_batches(
+    spec: JobSpec, recipe: PretrainRecipe, plan: TrainingPlan, ranks: Ranks
+) -> Callable[[int], list[MicroBatch]]:
+    """The micro-batches of this rank at any step; refuses batches and horizons that cannot be.
+
+    Micro-batches are numbered over all ranks, and a rank owns a contiguous range of them, so the
+    batch of a step is the same at any number of ranks.
+    """
+    execution = spec.execution
+    rows_per_pass = execution.device_batch_size
+    passes = accumulation_steps(plan.rows_per_step, rows_per_pass, ranks.world_size)
+    rows = TrainRows(
+        spec.input("tokens"),
+        sequence_len=recipe.sequence_len,
+        packing=recipe.data.packing,
+        block_shards=recipe.data.block_shards,
+        seed=recipe.data.seed,
+    )
+    rows.check_epochs(
+        plan.rows_per_step * plan.num_iterations,
+        recipe.data.max_epochs,
+        rows_per_step=plan.rows_per_step,
+    )
+
+    def batches(step: int) -> list[MicroBatch]:
+        first = step * plan.rows_per_step + ranks.rank * passes * rows_per_pass
+        result = []
+        for number in range(passes):
+            inputs, targets = rows.read(first + number * rows_per_pass, rows_per_pass)
+            counted = int((targets >= 0).sum()) * passes * ranks.world_size
+            result.append(
+                MicroBatch(
+                    to_device(inputs, ranks.device), to_device(targets, ranks.device), 1 / counted
+                )
+            )
+        return result
+
+    return batches
+
+
+def run_plan(plan: TrainingPlan, recipe: PretrainRecipe) -> RunPlan:
+    """The dial's plan in the terms of the training loop."""
+    return RunPlan(
+        num_steps=plan.num_iterations,
+        rows_per_step=plan.rows_per_step,
+        tokens_per_step=plan.tokens_per_step,
+        flops_per_token=plan.flops_per_token,
+        schedule=recipe.schedule,
+    )
+
+
+def validation(
+    spec: JobSpec, model: GPT, tokenizer: Tokenizer, ranks: Ranks
+) -> Callable[[], float]:
+    """Bits per byte on the first validation rows, with the model as it is."""
+    rows = ValidationRows(
+        spec.input("tokens"),
+        sequence_len=model.config.sequence_len,
+        max_tokens=VALIDATION_TOKENS,
+    )
+
+    def evaluate() -> float:
+        batches = rows.batches(
+            spec.execution.device_batch_size, rank=ranks.rank, world_size=ranks.world_size
+        )
+        tensors = ((to_device(x, ranks.device), to_device(y, ranks.device)) for x, y in batches)
+        return bits_per_byte(model, tensors, tokenizer.token_bytes, ranks)
+
+    return evaluate
+
+
+def publish(
+    run: TrainingRun, recipe: PretrainRecipe, plan: TrainingPlan, tokenizer: Tokenizer
+) -> None:
+    """Write weights, config, moments and records, and `outputs.json` last."""
+    output, work = Path(run.spec.output_folder), run.work_folder
+    config = {
+        "model": plan.model.model_dump(mode="json"),
+        "training": recipe.model_dump(mode="json"),
+        "plan": plan.model_dump(mode="json"),
+        "tokenizer": tokenizer.identity,
+    }
+    files: dict[str, Role] = dict.fromkeys(save_model(run.state.model, output, config), "result")
+    files |= publish_optimizer(run.final_checkpoint(), output)
+    files |= copy_records(work, output)
+    StageOutput(
+        files=files,
+        metrics={
+            "train/loss": run.state.smooth_loss,
+            "steps": plan.num_iterations,
+            "tokens": plan.total_tokens,
+            "parameters": sum(p.numel() for p in run.state.model.parameters()),
+            "total_training_time": run.state.training_seconds,
+            "total_training_flops": float(plan.flops_per_token * plan.total_tokens),
+        },
+        provenance=describe_hardware(run.ranks, run.state.model.compute_dtype),
+    ).save(output)
+
+
+def copy_records(work: Path, output: Path) -> dict[str, Role]:
+    """Copy metrics and log, as far as they exist, into the artifact."""
+    records: dict[str, Role] = {}
+    for name in (METRICS_FILE, LOG_FILE):
+        if (work / name).exists():
+            shutil.copyfile(work / name, output / name)
+            records[name] = "record"
+    return records
+
+
+if __name__ == "__main__":
+    run_job_main(main)

@@ -1,0 +1,182 @@
+"""What pretraining and fine-tuning share: build the state, resume it, train it, hand over files."""
+
+import hashlib
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nanochat_core.artifacts.canonical import canonical_json
+from nanochat_core.config.job import METRICS_FILE, PROGRESS_FILE, JobSpec
+from nanochat_core.distributed.collectives import broadcast
+from nanochat_core.distributed.ranks import Ranks
+from nanochat_core.jobs.hardware import peak_flops
+from nanochat_core.logs import JsonLines, Progress
+from nanochat_core.model.gpt import GPT
+from nanochat_core.optim.groups import ParamGroup
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.optim.recipe import ScheduleRecipe
+from nanochat_core.training.checkpoint_files import Checkpoint, newest_checkpoint
+from nanochat_core.training.checkpoints import CheckpointWriter
+from nanochat_core.training.compiling import loss_function
+from nanochat_core.training.hooks import (
+    METRICS_ATTACHMENT,
+    CheckpointHook,
+    MetricsHook,
+    ValidationHook,
+)
+from nanochat_core.training.loop import Hook, Trainer
+from nanochat_core.training.loss_scale import LossScale
+from nanochat_core.training.state import TrainState
+from nanochat_core.training.step import MicroBatch
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The numbers of one run that do not change while it runs."""
+
+    num_steps: int
+    rows_per_step: int
+    tokens_per_step: int
+    flops_per_token: int
+    schedule: ScheduleRecipe
+
+
+@dataclass
+class TrainingRun:
+    """One training job on one rank, from an initialised model to the finished state."""
+
+    spec: JobSpec
+    ranks: Ranks
+    plan: RunPlan
+    state: TrainState
+
+    @property
+    def work_folder(self) -> Path:
+        """Folder that survives this process."""
+        return Path(self.spec.work_folder)
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Folder of the step checkpoints."""
+        return self.work_folder / CHECKPOINTS
+
+    @property
+    def identity(self) -> str:
+        """sha256 that ties checkpoints to what is computed."""
+        body = {"station": self.spec.station, "recipe": self.spec.recipe}
+        return hashlib.sha256(canonical_json(body)).hexdigest()
+
+    def train(
+        self,
+        batches: Callable[[int], Sequence[MicroBatch]],
+        stop: Callable[[], bool],
+        validate: Callable[[], float] | None = None,
+    ) -> None:
+        """Resume from the newest checkpoint, if there is one, and train to the end."""
+        writer = self._checkpoint_writer()
+        self._resume(writer)
+        trainer = Trainer(
+            num_steps=self.plan.num_steps,
+            schedule=self.plan.schedule,
+            loss_function=loss_function(self.state.model, compiled=self.spec.execution.compile),
+            batches=batches,
+            ranks=self.ranks,
+            stop_requested=stop,
+            hooks=self._hooks(writer, validate),
+        )
+        trainer.train(self.state)
+
+    def final_checkpoint(self) -> Checkpoint:
+        """The checkpoint of the last step."""
+        checkpoint = newest_checkpoint(self.checkpoint_folder, self.identity)
+        assert checkpoint is not None, "training ended without a checkpoint"
+        assert checkpoint.step == self.plan.num_steps, "the last checkpoint is not the last step"
+        return checkpoint
+
+    def _checkpoint_writer(self) -> CheckpointWriter:
+        token = _from_rank_0(secrets.randbits(31), self.ranks)
+        return CheckpointWriter(
+            self.checkpoint_folder,
+            identity=self.identity,
+            token=f"{token:08x}",
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            keep=self.spec.execution.keep_checkpoints,
+        )
+
+    def _resume(self, writer: CheckpointWriter) -> None:
+        """Restore the newest whole checkpoint; rank 0 chooses, all ranks take the same step."""
+        checkpoint = newest_checkpoint(self.checkpoint_folder, self.identity)
+        step = _from_rank_0(-1 if checkpoint is None else checkpoint.step, self.ranks)
+        metrics_path = self.work_folder / METRICS_FILE
+        history = b""
+        if checkpoint is not None and step >= 0:
+            assert checkpoint.step == step, f"this rank sees step {checkpoint.step}, not {step}"
+            self.state.restore(checkpoint)
+            writer.last_step = step
+            history = checkpoint.attachment(METRICS_ATTACHMENT) or b""
+            log.info("resumed after step %d", step)
+        if self.ranks.rank == 0:
+            metrics_path.write_bytes(history)
+
+    def _hooks(self, writer: CheckpointWriter, validate: Callable[[], float] | None) -> list[Hook]:
+        execution, leader = self.spec.execution, self.ranks.rank == 0
+        metrics_path = self.work_folder / METRICS_FILE
+        lines = JsonLines(metrics_path) if leader else None
+        hooks: list[Hook] = []
+        if lines is not None:
+            progress = Progress(self.work_folder / PROGRESS_FILE, self.plan.num_steps, "steps")
+            hooks.append(
+                MetricsHook(
+                    lines=lines,
+                    progress=progress,
+                    num_steps=self.plan.num_steps,
+                    tokens_per_step=self.plan.tokens_per_step,
+                    flops_per_token=self.plan.flops_per_token,
+                    peak_flops=peak_flops(self.ranks),
+                    log_every=execution.log_every,
+                )
+            )
+        hooks.append(
+            CheckpointHook(
+                writer, self.ranks, execution.checkpoint_every, metrics_path if leader else None
+            )
+        )
+        if validate is not None:
+            hooks.append(ValidationHook(validate, lines, execution.eval_every))
+        return hooks
+
+
+def build_state(model: GPT, groups: list[ParamGroup], ranks: Ranks, spec: JobSpec) -> TrainState:
+    """Optimizer and loss scale around an initialised model."""
+    optimizer = MuonAdamW(
+        groups,
+        ranks,
+        compute_dtype=model.compute_dtype,
+        reduction=spec.execution.reduction,
+        compile=spec.execution.compile and ranks.device.type != "mps",
+    )
+    scale = LossScale.for_float16() if model.compute_dtype == torch.float16 else LossScale()
+    return TrainState(model, optimizer, loss_scale=scale)
+
+
+def to_device(array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
+    """An int64 array as a tensor on the device, without waiting for the copy on CUDA."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def _from_rank_0(value: int, ranks: Ranks) -> int:
+    return int(broadcast(torch.tensor([value], device=ranks.device), ranks).item())

@@ -1,0 +1,167 @@
+"""The model: a decoder-only Transformer with smear, value embeddings and backout.
+
+Shapes: B batch, T positions, C channels, V vocabulary, E value channels, R rotation planes.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from nanochat_core.errors import ConfigError
+from nanochat_core.model.attention import LayerCache, band_mask
+from nanochat_core.model.blocks import Block
+from nanochat_core.model.config import SMEAR_CHANNELS, ModelConfig
+from nanochat_core.model.init import init_weights
+from nanochat_core.model.layers import Embedding, Linear, norm
+from nanochat_core.model.loss import Reduction, head_logits, soft_cap, token_losses
+from nanochat_core.model.rotary import MAX_LENGTH_FACTOR, rotary_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nanochat_core.model.kv_cache import KVCache
+
+Rotary = tuple[torch.Tensor, torch.Tensor]
+
+
+class GPT(nn.Module):
+    """A language model whose matrices are float32 and whose activations are `compute_dtype`.
+
+    Parameters are uninitialised memory until `init_weights` or a checkpoint fills them. The
+    embedding tables are stored in the compute dtype (float16: float32).
+    """
+
+    def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.config, self.compute_dtype = config, compute_dtype
+        table_dtype = torch.float32 if compute_dtype == torch.float16 else compute_dtype
+        self.wte = Embedding(config.padded_vocab_size, config.n_embd, table_dtype)
+        self.value_embeddings = nn.ModuleDict(
+            {
+                str(i): Embedding(config.padded_vocab_size, config.kv_dim, table_dtype)
+                for i in range(config.n_layer)
+                if config.has_value_embedding(i)
+            }
+        )
+        self.blocks = nn.ModuleList(Block(config, i) for i in range(config.n_layer))
+        self.lm_head = Linear(config.n_embd, config.padded_vocab_size)
+        self.smear_channels = min(SMEAR_CHANNELS, config.n_embd)
+        self.smear_gate = Linear(self.smear_channels, 1)
+        self.resid_lambdas = nn.Parameter(torch.empty(config.n_layer, dtype=torch.float32))
+        self.x0_lambdas = nn.Parameter(torch.empty(config.n_layer, dtype=torch.float32))
+        self.smear_lambda = nn.Parameter(torch.empty(1, dtype=torch.float32))
+        self.backout_lambda = nn.Parameter(torch.empty(1, dtype=torch.float32))
+        self.windows = config.windows
+        self.max_positions = MAX_LENGTH_FACTOR * config.sequence_len
+        self._register_tables()
+
+    def _register_tables(self) -> None:
+        """Rotary tables and window masks: constants that move with the model, never saved."""
+        device = self.lm_head.weight.device
+        cos_TR, sin_TR = rotary_tables(
+            self.max_positions, self.config.head_dim, dtype=self.compute_dtype
+        )
+        self.register_buffer("cos_TR", cos_TR.to(device), persistent=False)
+        self.register_buffer("sin_TR", sin_TR.to(device), persistent=False)
+        for window in sorted(set(self.windows)):
+            self.register_buffer(f"band_{window}", band_mask(window).to(device), persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.lm_head.weight.device
+
+    def init_weights(self, seed: int) -> None:
+        """Fill every parameter; equal bits for equal seeds on every device and rank."""
+        init_weights(self, seed)
+
+    def forward(
+        self,
+        tokens_BT: torch.Tensor,
+        targets_BT: torch.Tensor | None = None,
+        *,
+        reduction: Reduction = "mean",
+    ) -> torch.Tensor:
+        """Loss in nats (float32; -1 targets do not count), or float32 logits (B, T, V).
+
+        Raises ConfigError for inputs longer than ten times `sequence_len`.
+        """
+        self._check_length(tokens_BT.size(1))
+        x_BTC = self._embed(tokens_BT)
+        x_BTC = self._smear(x_BTC, torch.zeros_like(x_BTC[:, :1]))
+        length = tokens_BT.size(1)
+        rotary = (self.cos_TR[:length, None], self.sin_TR[:length, None])
+        x_BTC = self._trunk(x_BTC, tokens_BT, rotary, None)
+        raw_BTV = head_logits(x_BTC, self.lm_head.weight, self.config.vocab_size)
+        if targets_BT is None:
+            return soft_cap(raw_BTV)
+        return token_losses(raw_BTV, targets_BT, reduction)
+
+    def _check_length(self, length: int) -> None:
+        if length > self.max_positions:
+            raise ConfigError(
+                f"{length:,} tokens in a row; this model's positions end at "
+                f"{self.max_positions:,} (10 x sequence_len); shorten the input"
+            )
+
+    def _embed(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        """Normed token embeddings (B, T, C), not yet smeared."""
+        return norm(self.wte(tokens_BT).to(self.compute_dtype))
+
+    def _smear(self, x_BTC: torch.Tensor, before_B1C: torch.Tensor) -> torch.Tensor:
+        """Add a gated part of the token before; `before` is that of the first one (zeros: none)."""
+        previous_BTC = torch.cat([before_B1C, x_BTC[:, :-1]], dim=1)
+        gate_BT1 = torch.sigmoid(self.smear_gate(x_BTC[..., : self.smear_channels]))
+        return x_BTC + self.smear_lambda.to(x_BTC.dtype) * gate_BT1 * previous_BTC
+
+    def _trunk(
+        self,
+        x_BTC: torch.Tensor,
+        tokens_BT: torch.Tensor,
+        rotary: Rotary,
+        caches: "Sequence[LayerCache] | None",
+    ) -> torch.Tensor:
+        """Every block, backout and the final norm."""
+        x0_BTC = x_BTC
+        middle_BTC = x_BTC
+        resid_L, x0_L = (p.to(x_BTC.dtype) for p in (self.resid_lambdas, self.x0_lambdas))
+        for i, block in enumerate(self.blocks):
+            key = str(i)
+            values_BTE = None
+            if key in self.value_embeddings:
+                values_BTE = self.value_embeddings[key](tokens_BT).to(x_BTC.dtype)
+            x_BTC = block(
+                resid_L[i] * x_BTC + x0_L[i] * x0_BTC,
+                values_BTE,
+                rotary=rotary,
+                band=getattr(self, f"band_{self.windows[i]}"),
+                cache=None if caches is None else caches[i],
+            )
+            if i == self.config.n_layer // 2:
+                middle_BTC = x_BTC
+        return norm(x_BTC - self.backout_lambda.to(x_BTC.dtype) * middle_BTC)
+
+    def forward_cached(
+        self,
+        tokens_BT: torch.Tensor,
+        cache: "KVCache",
+        *,
+        num_valid: "Sequence[int] | None" = None,
+        last_only: bool = False,
+    ) -> torch.Tensor:
+        """Logits (B, T, V) of new tokens after those in the cache, which takes them in.
+
+        `num_valid`: how many of the T columns of each row are tokens, the rest is padding on the
+        right (its logits mean nothing). `last_only`: logits (B, 1, V) of the last token alone.
+        """
+        step = cache.begin(tokens_BT.size(1), num_valid)
+        self._check_length(step.longest)
+        embedded_BTC = self._embed(tokens_BT)
+        x_BTC = self._smear(embedded_BTC, cache.previous_B1C)
+        rotary = step.rotary(self.cos_TR, self.sin_TR)
+        x_BTC = self._trunk(x_BTC, tokens_BT, rotary, step.layers)
+        if last_only:
+            x_BTC = step.last_valid(x_BTC)
+        step.finish(embedded_BTC)
+        return soft_cap(head_logits(x_BTC, self.lm_head.weight, self.config.vocab_size))

@@ -1,0 +1,18 @@
+"""Which functions of training are compiled."""
+
+import torch
+
+from nanochat_core.model.gpt import GPT
+from nanochat_core.training.step import LossFunction
+
+
+def loss_function(model: GPT, *, compiled: bool) -> LossFunction:
+    """The summed loss of a micro-batch; eager on mps, which has no compiler."""
+
+    def loss_sum(inputs_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
+        loss: torch.Tensor = model(inputs_BT, targets_BT, reduction="sum")
+        return loss
+
+    if not compiled or model.device.type == "mps":
+        return loss_sum
+    return torch.compile(loss_sum, dynamic=False)

@@ -1,0 +1,27 @@
+"""Fine-tuning starts from a base model's rates: RECIPE section 6."""
+
+from nanochat_core.optim.recipe import OptimizerRecipe
+from nanochat_core.training.recipes import SftRecipe
+
+
+def sft_optimizer(base: OptimizerRecipe, recipe: SftRecipe) -> OptimizerRecipe:
+    """The base model's unscaled rates for head, wte and matrices, and fixed ones for the rest.
+
+    Value embeddings get a fraction of wte's rate. Muon decay is off; AdamW groups keep theirs.
+    """
+
+    def at(group: str, lr: float) -> object:
+        return getattr(base, group).model_copy(update={"lr": lr})
+
+    return base.model_copy(
+        update={
+            "value_embeddings": at(
+                "value_embeddings", base.wte.lr * recipe.value_embedding_lr_fraction
+            ),
+            "resid": at("resid", recipe.resid_lr),
+            "x0": at("x0", recipe.x0_lr),
+            "smear": at("smear", recipe.smear_lr),
+            "matrices": base.matrices.model_copy(update={"weight_decay": 0.0}),
+            "lr_scale": recipe.lr_scale,
+        }
+    )

@@ -1,0 +1,86 @@
+"""What Prefect's pages show of a stage: one progress bar, and one report at its end."""
+
+import logging
+import time
+from uuid import UUID
+
+import httpx
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import PrefectException
+
+from nanochat_core.artifacts.types import Manifest
+from tasks.listening import StageRecord
+
+UPDATE_SECONDS = 2.0
+"""An update is a synchronous call of some 20 ms to the server: never one per step."""
+
+logger = logging.getLogger(__name__)
+_SERVER_TROUBLE = (httpx.HTTPError, PrefectException)
+
+
+class ProgressBar:
+    """One progress artifact of one stage; made at the first update that is worth it."""
+
+    def __init__(self, station: str) -> None:
+        self.station = station
+        self._id: UUID | None = None
+        self._last_update = time.monotonic()
+
+    def update(self, done: int, total: int, unit: str, message: str) -> None:
+        """Show `done` of `total`, at most once per UPDATE_SECONDS."""
+        now = time.monotonic()
+        if now - self._last_update < UPDATE_SECONDS or total <= 0:
+            return
+        self._last_update = now
+        percent = round(min(100.0 * done / total, 100.0), 1)
+        text = f"{done:,} of {total:,} {unit}. {message}".strip()
+        try:
+            if self._id is None:
+                self._id = create_progress_artifact(percent, _key(self.station, "progress"), text)
+            else:
+                update_progress_artifact(self._id, percent, text)
+        except _SERVER_TROUBLE as error:
+            # Training must not end because a picture of it could not be drawn.
+            logger.warning("progress of %s not shown: %s", self.station, error)
+
+
+def publish_report(record: StageRecord, manifest: Manifest) -> None:
+    """Store the stage's page: what it made, from what, with which numbers."""
+    try:
+        create_markdown_artifact(
+            stage_markdown(record, manifest),
+            key=_key(record.station, "report"),
+            description=f"{record.state}: {manifest.ref.short}",
+        )
+    except _SERVER_TROUBLE as error:
+        logger.warning("report of %s not shown: %s", record.station, error)
+
+
+def _key(station: str, what: str) -> str:
+    return f"{station.replace('_', '-')}-{what}"
+
+
+def stage_markdown(record: StageRecord, manifest: Manifest) -> str:
+    """The page of one stage: result, numbers, lineage, files."""
+    inputs = [f"| {name} | {ref.short} |" for name, ref in sorted(manifest.input_refs.items())]
+    numbers = [f"| {name} | {value} |" for name, value in manifest.metrics.items()]
+    files = [f"| {file.path} | {file.role} | {file.bytes:,} |" for file in manifest.files]
+    return "\n".join(
+        [
+            f"# {record.station}: {record.state} in {record.seconds:.1f} s",
+            f"`{manifest.station}/{manifest.fingerprint}`, digest `{manifest.digest}`",
+            *_table("number", "value", rows=numbers),
+            *_table("input", "artifact", rows=inputs),
+            *_table("file", "role", "bytes", rows=files),
+        ]
+    )
+
+
+def _table(*titles: str, rows: list[str]) -> list[str]:
+    if not rows:
+        return []
+    return ["", f"| {' | '.join(titles)} |", "|" + " --- |" * len(titles), *rows]

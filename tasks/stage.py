@@ -1,0 +1,280 @@
+"""The one decorator of stations: look it up, else make it in progress, publish, forget the rest.
+
+The store is the only cache; Prefect shows what it answered. A stage is called directly, in the
+main thread of its flow, so that a cancel, SIGTERM or Ctrl-C reaches the process that it owns.
+"""
+
+import errno
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Completed
+
+from nanochat_core.artifacts.store import ArtifactStore
+from nanochat_core.artifacts.types import ArtifactRef, Request
+from nanochat_core.config.base import Recipe
+from nanochat_core.config.execution import Execution
+from nanochat_core.config.job import JobSpec, StageOutput
+from nanochat_core.errors import JobLostError, StoreUnavailableError
+from nanochat_core.logs import Progress
+from tasks.listening import Listener, StageRecord, StageState
+from tasks.reporting import ProgressBar, publish_report
+
+LOST_JOB_RETRIES = 2
+_DISK_ERRORS = {
+    errno.ENOSPC: "is full; free some space",
+    errno.EDQUOT: "is over its quota; free some space",
+    errno.EROFS: "is read-only; choose another store",
+    errno.EACCES: "cannot be written by this user; change its owner or choose another store",
+}
+
+
+class Run:
+    """What the stages of one run share. Not a dataclass: Prefect would walk through it."""
+
+    def __init__(
+        self,
+        store: ArtifactStore,
+        listener: Listener,
+        *,
+        wait: bool = False,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.store, self.listener, self.wait = store, listener, wait
+        self.provenance = dict(provenance or {})
+        self.records: dict[str, StageRecord] = {}
+
+
+class StageCall:
+    """One stage of one run: what is asked for, and how it went so far."""
+
+    def __init__(
+        self, run: Run, recipe: Recipe, execution: Execution, *, force: bool = False
+    ) -> None:
+        self.run, self.recipe, self.execution, self.force = run, recipe, execution, force
+        self.attempts = 0
+        self.state: StageState = "made"
+        self.source_paths: tuple[str, ...] = ()
+
+
+class StageWork:
+    """What the function of a station gets: its recipe, its inputs and the folders to write to."""
+
+    def __init__(self, station: str, call: StageCall, folder: Path, inputs: dict[str, Path]):
+        self.station, self.call, self.inputs = station, call, inputs
+        self.recipe, self.execution = call.recipe, call.execution
+        self.source_paths = call.source_paths
+        self.work, self.output = folder / "work", folder / "output"
+        self.report = StageReport(station, call.run.listener)
+
+    @property
+    def progress(self) -> Progress:
+        """For the functions of `nanochat_core.data`: passes updates on to whoever watches."""
+        return _PassedOnProgress(self.report)
+
+    def job_spec(self) -> JobSpec:
+        """What a torchrun job is told."""
+        return JobSpec(
+            station=self.station,
+            recipe=self.recipe.model_dump(mode="json"),
+            execution=self.execution,
+            inputs={name: str(path) for name, path in self.inputs.items()},
+            work_folder=str(self.work),
+            output_folder=str(self.output),
+        )
+
+
+class StageReport:
+    """Tells the listener and Prefect about the progress of one stage."""
+
+    def __init__(self, station: str, listener: Listener) -> None:
+        self.station, self.listener = station, listener
+        self._bar = ProgressBar(station)
+        self._logger = get_run_logger()
+
+    def progress(self, done: int, total: int, unit: str, message: str) -> None:
+        """Pass on that `done` of `total` units are done."""
+        self.listener.progressed(self.station, done, total, unit, message)
+        self._bar.update(done, total, unit, message)
+
+    def log(self, level: int, line: str) -> None:
+        """Pass on one line of output."""
+        self.listener.logged(self.station, level, line)
+        self._logger.log(level, line)
+
+
+class _PassedOnProgress(Progress):
+    def __init__(self, report: StageReport) -> None:
+        super().__init__(None, 0, "documents")
+        self._report = report
+
+    def update(self, done: int, message: str = "") -> None:
+        now = time.monotonic()
+        if now - self._last_write >= self.min_seconds or done >= self.total:
+            self._last_write = now
+            self._report.progress(done, self.total, self.unit, message)
+
+
+MakeFunction = Callable[[StageWork], StageOutput]
+
+
+class Stage:
+    """A station as a Prefect task; calling it gives a reference to its artifact."""
+
+    def __init__(self, station: str, code_version: int, make: MakeFunction, retries: int) -> None:
+        self.station, self.code_version = station, code_version
+        self._make = make
+        self._task: Task[..., Any] = task(
+            self._body,
+            name=station,
+            description=make.__doc__,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            retries=retries,
+            retry_delay_seconds=1,
+            retry_condition_fn=is_worth_another_try,
+            task_run_name=station,
+        )
+
+    def __call__(self, call: StageCall, inputs: Mapping[str, ArtifactRef]) -> ArtifactRef:
+        """Run the task in this thread; its record is added to the run, however it ends."""
+        call.run.listener.started(self.station)
+        start = time.monotonic()
+        try:
+            # A task that returns a state hands out that state, unless asked for it explicitly.
+            ref: ArtifactRef = self._task(call, dict(inputs), return_state=True).result()
+        except BaseException as error:
+            is_error = isinstance(error, Exception)
+            state: StageState = "failed" if is_error else "stopped"
+            message = str(error) or type(error).__name__
+            self._tell(call.run, state, time.monotonic() - start, message=message)
+            raise
+        metrics = call.run.store.manifest(ref).metrics
+        self._tell(call.run, call.state, time.monotonic() - start, ref=ref, metrics=metrics)
+        return ref
+
+    def _tell(self, run: Run, state: StageState, seconds: float, **more: Any) -> None:
+        record = StageRecord(station=self.station, state=state, seconds=round(seconds, 3), **more)
+        run.records[self.station] = record
+        run.listener.ended(record)
+
+    def request(self, call: StageCall, inputs: Mapping[str, ArtifactRef]) -> Request:
+        """What is asked for: the recipe and the content of the inputs, nothing about the place."""
+        return Request(
+            station=self.station,
+            code_version=self.code_version,
+            recipe=call.recipe.model_dump(mode="json"),
+            inputs={name: ref.digest for name, ref in inputs.items()},
+        )
+
+    def _body(self, call: StageCall, inputs: dict[str, ArtifactRef]) -> ArtifactRef | State[Any]:
+        call.attempts += 1
+        request = self.request(call, inputs)
+        store = call.run.store
+        start = time.monotonic()
+        if not call.force and (hit := store.lookup(request)):
+            return self._cached(call, hit, start)
+        with store.lock(self.station, request.fingerprint, wait=call.run.wait):
+            # Whoever held the lock may have made it meanwhile.
+            if not call.force and (hit := store.lookup(request)):
+                return self._cached(call, hit, start)
+            with disk_errors_told(store):
+                ref = self._made(call, request, inputs)
+        self._report(call, ref, start)
+        return ref
+
+    def _cached(self, call: StageCall, ref: ArtifactRef, start: float) -> State[Any]:
+        call.state = "cached"
+        message = f"cache hit {ref.station}/{ref.fingerprint}"
+        get_run_logger().info(message)
+        self._report(call, ref, start)
+        return Completed(name="Cached", message=message, data=ref)
+
+    def _made(
+        self, call: StageCall, request: Request, inputs: Mapping[str, ArtifactRef]
+    ) -> ArtifactRef:
+        start = time.monotonic()
+        store = call.run.store
+        # Only the first attempt of a forced stage starts afresh: a retry resumes its own work.
+        folder = store.generation(request, fresh=call.force and call.attempts == 1)
+        paths = {name: store.materialize(ref) for name, ref in inputs.items()}
+        work = StageWork(self.station, call, folder, paths)
+        if work.work.exists() and any(work.work.iterdir()):
+            call.state = "resumed"
+        work.work.mkdir(parents=True, exist_ok=True)
+        # Outputs of an attempt that failed half-way prove nothing; checkpoints live in `work`.
+        shutil.rmtree(work.output, ignore_errors=True)
+        work.output.mkdir()
+        output = self._make(work)
+        provenance = {
+            **call.run.provenance,
+            "execution": call.execution.model_dump(mode="json"),
+            "seconds": round(time.monotonic() - start, 3),
+            "resumed": call.state == "resumed",
+            **output.provenance,
+        }
+        ref = store.publish(
+            request,
+            work.output,
+            output,
+            input_refs=dict(inputs),
+            provenance=provenance,
+            replace=call.force,
+        )
+        store.discard_generations(request)
+        return ref
+
+    def _report(self, call: StageCall, ref: ArtifactRef, start: float) -> None:
+        record = StageRecord(
+            station=self.station, state=call.state, seconds=time.monotonic() - start, ref=ref
+        )
+        publish_report(record, call.run.store.manifest(ref))
+
+
+def stage(
+    station: str, *, code_version: int, retries: int = 0
+) -> Callable[[MakeFunction], Stage]:
+    """Make a station of a function that writes `work.output` and says what it wrote.
+
+    `code_version` is part of the fingerprint: raise it when the function computes something else.
+    """
+
+    def decorate(make: MakeFunction) -> Stage:
+        return Stage(station, code_version, make, retries)
+
+    return decorate
+
+
+def is_worth_another_try(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Whether a failure was the machine's, not the user's: only then Prefect tries again."""
+    try:
+        state.result()
+    except (JobLostError, ConnectionError, TimeoutError):
+        return True
+    except BaseException:  # noqa: BLE001  asked only for its class; Prefect holds the error
+        return False
+    return False
+
+
+@contextmanager
+def disk_errors_told(store: ArtifactStore) -> Iterator[None]:
+    """Turn what a full or read-only disk raises, anywhere inside, into one clear error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        place = error.filename or store.url
+        raise StoreUnavailableError(
+            f"{place} {_DISK_ERRORS[error.errno]} and run again: finished stages are kept "
+            f"({error.strerror})"
+        ) from error
+
+
