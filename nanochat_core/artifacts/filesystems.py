@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import fsspec
 
-from nanochat_core.errors import StoreUnavailableError
+from nanochat_core.artifacts.translate import writing
 
 log = logging.getLogger(__name__)
 
@@ -132,7 +132,7 @@ class Files:
         """Raise StoreUnavailableError unless the store takes files and refuses to overwrite."""
         del min_free_bytes
         probe = f"cache/probe-{uuid4().hex}"
-        try:
+        with writing(f"the store {self.url}"):
             self.create(probe, b"first")
             if self.create(probe, b"second"):
                 log.warning(
@@ -140,11 +140,6 @@ class Files:
                     self.url,
                 )
             self.remove(probe)
-        except OSError as error:
-            raise StoreUnavailableError(
-                f"The store {self.url} cannot be written: {error}. "
-                "Check the address and the permissions, or choose another store."
-            ) from error
 
 
 class MemoryFiles(Files):

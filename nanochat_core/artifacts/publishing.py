@@ -99,13 +99,13 @@ class Publisher:
     def _number(self, request: Request, draft: Manifest, replace: bool) -> ArtifactRef:
         """Write the next free manifest number, or adopt what another maker has published."""
         while True:
+            # Listed before the search: whoever publishes in between takes the number we try.
+            taken = self.manifests.numbers(request.station, request.fingerprint)
             winner = None if replace else self.find(request)
             if winner is not None:
-                same = "equal" if winner.digest == draft.digest else "DIFFERENT"
-                log.info("%s was published by another run; digests are %s", request.short, same)
+                _log_adoption(winner, draft)
                 self._discard(_attempt_path(request, draft.attempt))
                 return winner
-            taken = self.manifests.numbers(request.station, request.fingerprint)
             manifest = draft.model_copy(update={"number": max(taken, default=0) + 1})
             if self._create(request, manifest):
                 return manifest.ref
@@ -124,6 +124,16 @@ class Publisher:
             self.files.remove(path)
         except OSError as error:
             log.debug("the attempt %s was left behind: %s", path, error)
+
+
+def _log_adoption(winner: ArtifactRef, draft: Manifest) -> None:
+    if winner.digest == draft.digest:
+        log.info("%s was published by another run; the digests agree", winner.short)
+    else:
+        log.warning(
+            "%s was published by another run; the digests differ (%s there, %s here)",
+            *(winner.short, winner.digest[:12], draft.digest[:12]),
+        )
 
 
 def _attempt_path(request: Request, attempt: str) -> str:

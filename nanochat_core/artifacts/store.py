@@ -182,9 +182,17 @@ class ArtifactStore:
     def generation(self, request: Request, *, fresh: bool = False) -> Path:
         """The local folder in which `request` is worked on; it outlives a killed process.
 
-        The newest one, made if there is none; `fresh` (forced, repair) starts another.
+        The newest one, made if there is none; `fresh` (a forced run) starts another and removes
+        the older. After a publication, however damaged, the next one is fresh by itself. Hold the
+        lock of the artifact.
         """
-        return generations.newest_generation(self._here / "inprogress", request, fresh=fresh)
+        taken = self._manifests.numbers(request.station, request.fingerprint)
+        return generations.newest_generation(
+            self._here / "inprogress",
+            request,
+            next_manifest=max(taken, default=0) + 1,
+            fresh=fresh,
+        )
 
     def discard_generations(self, request: Request) -> None:
         """Remove the in-progress folders of `request`, after publishing."""

@@ -10,17 +10,24 @@ _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BYTES_ARE_GONE = (errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EIO)
 
 
+# Their connection errors are no OSError; named by module, so that a local store imports neither.
+_NETWORK_MODULES = ("botocore", "aiobotocore", "aiohttp")
+
+
 @contextmanager
 def writing(what: str) -> Iterator[None]:
-    """Any OSError inside becomes StoreUnavailableError with a remedy."""
+    """Errors of disk and network inside become StoreUnavailableError with a remedy."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
+    except Exception as error:
+        if not _is_of_disk_or_network(error):
+            raise
         remedy = "Make the store writable and reachable, then run again; finished work is kept."
-        if error.errno in _DISK_IS_FULL:
+        if getattr(error, "errno", None) in _DISK_IS_FULL:
             remedy = "Free some space there, then run again; finished work is kept."
-        raise StoreUnavailableError(f"Could not write {what}: {reason}. {remedy}") from error
+        raise StoreUnavailableError(
+            f"Could not write {what}: {_reason(error)}. {remedy}"
+        ) from error
 
 
 @contextmanager
@@ -32,11 +39,22 @@ def reading(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        if isinstance(error, FileNotFoundError) or error.errno in _BYTES_ARE_GONE:
-            raise DamagedFileError(f"{what} is damaged: {reason}.") from error
+    except Exception as error:
+        if not _is_of_disk_or_network(error):
+            raise
+        is_gone = isinstance(error, FileNotFoundError)
+        if is_gone or getattr(error, "errno", None) in _BYTES_ARE_GONE:
+            raise DamagedFileError(f"{what} is damaged: {_reason(error)}.") from error
         raise StoreUnavailableError(
-            f"Could not read {what}: {reason}. "
+            f"Could not read {what}: {_reason(error)}. "
             "Check that the store is reachable and readable, then run again."
         ) from error
+
+
+def _is_of_disk_or_network(error: Exception) -> bool:
+    return isinstance(error, OSError) or type(error).__module__.startswith(_NETWORK_MODULES)
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return str(reason).rstrip(".")
