@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from prefect import Task, get_run_logger, task
+from prefect import Task, get_run_logger
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -46,6 +46,6 @@ def _move_aliases(run: Run, names: tuple[str, ...], model: ArtifactRef) -> State
     return Completed(message=message, data=model)
 
 
-_release_task: Task[..., Any] = task(
+_release_task: Any = Task(
     _move_aliases, name=STATION, task_run_name=STATION, cache_policy=NO_CACHE, persist_result=False
 )

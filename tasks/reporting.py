@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -40,7 +41,8 @@ class ProgressBar:
         text = f"{done:,} of {total:,} {unit}. {message}".strip()
         try:
             if self._id is None:
-                self._id = create_progress_artifact(percent, _key(self.station, "progress"), text)
+                made: Any = create_progress_artifact(percent, _key(self.station, "progress"), text)
+                self._id = made
             else:
                 update_progress_artifact(self._id, percent, text)
         except _SERVER_TROUBLE as error:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from prefect import Task, get_run_logger, task
+from prefect import Task, get_run_logger
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
@@ -131,7 +131,7 @@ class Stage:
     def __init__(self, station: str, code_version: int, make: MakeFunction, retries: int) -> None:
         self.station, self.code_version = station, code_version
         self._make = make
-        self._task: Task[..., Any] = task(
+        self._task: Task[..., Any] = Task(
             self._body,
             name=station,
             description=make.__doc__,
@@ -149,7 +149,8 @@ class Stage:
         start = time.monotonic()
         try:
             # A task that returns a state hands out that state, unless asked for it explicitly.
-            ref: ArtifactRef = self._task(call, dict(inputs), return_state=True).result()
+            state_of: Any = self._task
+            ref: ArtifactRef = state_of(call, dict(inputs), return_state=True).result()
         except BaseException as error:
             is_error = isinstance(error, Exception)
             state: StageState = "failed" if is_error else "stopped"
@@ -238,9 +239,7 @@ class Stage:
         publish_report(record, call.run.store.manifest(ref))
 
 
-def stage(
-    station: str, *, code_version: int, retries: int = 0
-) -> Callable[[MakeFunction], Stage]:
+def stage(station: str, *, code_version: int, retries: int = 0) -> Callable[[MakeFunction], Stage]:
     """Make a station of a function that writes `work.output` and says what it wrote.
 
     `code_version` is part of the fingerprint: raise it when the function computes something else.
@@ -276,5 +275,3 @@ def disk_errors_told(store: ArtifactStore) -> Iterator[None]:
             f"{place} {_DISK_ERRORS[error.errno]} and run again: finished stages are kept "
             f"({error.strerror})"
         ) from error
-
-

@@ -20,7 +20,9 @@ def tokenizer(work: StageWork) -> StageOutput:
     recipe = TokenizerRecipe.model_validate(work.recipe)
     made = Tokenizer.train(train_documents(work.inputs["shards"]), recipe)
     names = made.save(work.output)
-    return StageOutput(files=dict.fromkeys(names, "result"), metrics={"vocab_size": made.vocab_size})
+    return StageOutput(
+        files=dict.fromkeys(names, "result"), metrics={"vocab_size": made.vocab_size}
+    )
 
 
 def train_documents(shards_folder: Path) -> Iterator[str]:

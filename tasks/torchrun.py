@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nanochat_core import errors, supervise
+from nanochat_core.artifacts.location import user_cache_folder
 from nanochat_core.config.job import (
     ERROR_FILE,
     LOG_FILE,
@@ -163,9 +164,8 @@ def run_supervised(command: Sequence[str], spec: JobSpec, *, report: Report) -> 
 def job_environment(spec: JobSpec) -> dict[str, str]:
     """The environment of a job: that of this process, its threads, a compile cache that stays."""
     inherited = dict(os.environ)  # noqa: TID251  passed down to a child process, not read
-    caches = Path(inherited.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return {
-        "TORCHINDUCTOR_CACHE_DIR": str(caches / "nanochat" / "inductor"),
+        "TORCHINDUCTOR_CACHE_DIR": str(user_cache_folder() / "inductor"),
         # Idle OpenMP threads must not spin on a machine with as many ranks as cores.
         "OMP_WAIT_POLICY": "passive",
         **inherited,

@@ -1,8 +1,8 @@
 """Questions about the model, in families of sentences.
 
-A family is a group of phrasings built alike. Trained and held-out questions share key words
-(name, deep, layers, parameters, ...) but no family: no sentence frame of a held-out question is
-ever trained with, whatever it asks about.
+A family is a group of phrasings built alike: the whole sentences about one fact, or a frame with
+the topics that fill it. Trained and held-out questions share key words (name, deep, layers,
+parameters, ...) but no family: neither frame nor topic of a held-out question is trained with.
 """
 
 from typing import Literal, get_args
@@ -66,7 +66,7 @@ TOPICS: dict[MainFact, tuple[str, ...]] = {
         "your number of weights",
     ),
 }
-"""What a frame can ask for; used by trained and held-out frames alike."""
+"""What a trained frame can ask for."""
 
 TRAINED_FRAMES: dict[str, tuple[str, ...]] = {
     "what_is": ("What is {topic}?", "What's {topic}?", "So what is {topic}?"),
@@ -97,19 +97,40 @@ HELD_OUT_FRAMES: dict[str, str] = {
 }
 
 HELD_OUT_TOPICS: dict[MainFact, tuple[str, ...]] = {
-    "name": ("your name", "what you are called", "your name", "the name you go by",
-             "your name", "who you are"),
-    "depth": ("your depth", "how deep you are", "your number of layers",
-              "the number of your layers", "your depth", "how many layers you have"),
-    "parameters": ("your parameter count", "how many parameters you have", "your size",
-                   "your number of parameters", "how big you are",
-                   "how many weights you have"),
-}  # fmt: skip
-"""One topic for each held-out frame, in order."""
+    "name": (
+        "the name you were given",
+        "what your name might be",
+        "how people call you",
+        "the name you answer to",
+        "your full name",
+        "who is speaking here",
+    ),
+    "depth": (
+        "the depth you have",
+        "how deep your network goes",
+        "how many layers are inside you",
+        "the count of your layers",
+        "your total of layers",
+        "the depth that you were built with",
+    ),
+    "parameters": (
+        "the count of your parameters",
+        "how many parameters are inside you",
+        "how big your network is",
+        "your total of parameters",
+        "the size that you have",
+        "how many weights you were built with",
+    ),
+}
+"""One topic for each held-out frame, in order; they are in no trained frame either."""
 
 TRAINED_QUESTIONS: dict[Fact, tuple[str, ...]] = {
     "name": (
         "Who are you?",
+        "And who are you?",
+        "Who are you, please?",
+        "Who exactly are you?",
+        "What are you?",
         "What are you called?",
         "How are you called?",
         "What should I call you?",
@@ -164,7 +185,6 @@ TRAINED_QUESTIONS: dict[Fact, tuple[str, ...]] = {
         "Do you have many parameters?",
     ),
     "kind": (
-        "What are you?",
         "What kind of model are you?",
         "What kind of thing are you?",
         "What type of program are you?",
@@ -308,7 +328,7 @@ HELD_OUT_QUESTIONS: dict[MainFact, tuple[str, ...]] = {
         "Roughly how many parameters were trained to make you?",
         "If I counted all your weights, how many would there be?",
         "Regarding size, how many parameters are we talking about?",
-        "Compared with other models, how big are you in parameters?",
+        "Compared with other models, how big would you be in parameters?",
         "Training adjusted your weights, but how many weights exactly?",
     ),
 }

@@ -6,11 +6,11 @@ One pass over the files in several processes; what comes out does not depend on 
 """
 
 import ast
-
 import logging
 
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from nanochat_core.data.distributions import DISTRIBUTIONS
 from nanochat_core.data.docstrings import Docstring, docstrings, fast_parsing
-from nanochat_core.data.documents import DocumentSet, is_held_out
-from nanochat_core.data.near_duplicates import Shingler, SeenShingles, seen_in, stable_hash
+from nanochat_core.data.documents import Document, Question
+from nanochat_core.data.near_duplicates import SeenShingles, Shingler, seen_in, stable_hash
 from nanochat_core.data.prose import description_paragraphs, paragraphs
-from nanochat_core.data.questions import ask
+from nanochat_core.data.questions import ask, distinct
 from nanochat_core.data.recipes import HarvestSource
 from nanochat_core.data.workers import map_in_processes
 from nanochat_core.errors import DataError
@@ -111,8 +111,8 @@ def _distribution_files(name: str, dist: Distribution) -> list[SourceFile]:
         path = PurePosixPath(entry)
         if _is_wanted(path):
             full = Path(str(dist.locate_file(entry)))
-            if full.is_file():
-                found.append(SourceFile(name, _module_name(path), full, full.stat().st_size))
+            size = entry.size if entry.size is not None else full.stat().st_size
+            found.append(SourceFile(name, _module_name(path), full, size))
     return found
 
 
@@ -229,6 +229,23 @@ def _without_duplicates(modules: Iterable[Module], max_bytes: int) -> list[Modul
     return kept
 
 
+def is_held_out(name: str, percent: float) -> bool:
+    """Whether the hash of a module's name falls into the lowest `percent` of all hashes."""
+    return stable_hash(name) % 1_000_000 < percent * 10_000
+
+
+def _split(modules: Sequence[Module], percent: float) -> tuple[list[Module], list[Module]]:
+    """Train and validation modules, by hash of their names.
+
+    A paragraph is compared with those before it only, so a short one in validation may be part
+    of a long one in train that comes later: those leave validation here.
+    """
+    train = [module for module in modules if not is_held_out(module.name, percent)]
+    held_out = [module for module in modules if is_held_out(module.name, percent)]
+    seen = seen_in(p.shingles for module in train for p in module.paragraphs)
+    return train, _without_seen(held_out, seen)
+
+
 def _without_seen(modules: Iterable[Module], seen: SeenShingles) -> list[Module]:
     kept = []
     for module in modules:
@@ -249,3 +266,64 @@ def read_modules(
         modules += part
         progress.update(done, f"{done} of {len(batches)} parts of {len(files):,} files")
     return modules
+
+
+def _in_mixed_order(modules: Iterable[Module]) -> list[Module]:
+    # By hash, so that every shard is a sample of all packages.
+    return sorted(modules, key=lambda module: (stable_hash(f"order {module.name}"), module.name))
+
+
+@dataclass
+class Harvest:
+    """Documents in mixed order, questions about the train ones, and where the text is from."""
+
+    documents: list[Document]
+    questions: list[Question]
+    bytes_by_distribution: dict[str, int]
+
+
+def _first(train: list[Module], held_out: list[Module], count: int) -> None:
+    """Keep `count` modules of both in proportion, at least one of each; 0 keeps all."""
+    if count:
+        share = len(held_out) / max(1, len(train) + len(held_out))
+        kept_held_out = max(1, round(count * share))
+        del held_out[kept_held_out:], train[max(1, count - kept_held_out) :]
+
+
+def split_modules(
+    modules: Iterable[Module], *, max_bytes: int, validation_percent: float, max_documents: int
+) -> Harvest:
+    """Documents and questions out of the paragraphs that are news."""
+    kept = _without_duplicates(modules, max_bytes)
+    train, held_out = (_in_mixed_order(part) for part in _split(kept, validation_percent))
+    _first(train, held_out, max_documents)
+    questions = distinct(
+        ask(paragraph.name, is_class=paragraph.is_class, text=paragraph.text)
+        for module in train
+        for paragraph in module.paragraphs
+        if paragraph.name
+    )
+    bytes_of: Counter[str] = Counter()
+    for module in (*train, *held_out):
+        bytes_of[module.distribution] += len(module.text)
+    documents = [Document(module.text, False) for module in train]
+    documents += [Document(module.text, True) for module in held_out]
+    return Harvest(documents, questions, dict(bytes_of.most_common()))
+
+
+def harvest(
+    source: HarvestSource,
+    *,
+    validation_percent: float,
+    max_documents: int,
+    workers: int,
+    progress: Progress,
+) -> Harvest:
+    """Read the documentation that `source` names."""
+    modules = read_modules(list_files(source), workers=workers, progress=progress)
+    return split_modules(
+        modules,
+        max_bytes=source.max_bytes_per_distribution,
+        validation_percent=validation_percent,
+        max_documents=max_documents,
+    )

@@ -9,8 +9,10 @@ last T; places that no document fills are 0 as input and -1 as target.
 """
 
 import math
+from bisect import bisect_right
 from collections import OrderedDict
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from nanochat_core.errors import ConfigError
 IntArray = NDArray[np.int64]
 IGNORED_TARGET = -1
 CACHED_BLOCKS = 2
+CACHED_ORDERS = 4
 
 
 class Block:
@@ -31,7 +34,8 @@ class Block:
 
     def __init__(self, shards: list[TokenShard], row_tokens: int, bos_id: int) -> None:
         self.shards, self.row_tokens, self.bos_id = shards, row_tokens, bos_id
-        self._ends = np.cumsum([int(shard.lengths.sum()) for shard in shards])
+        totals = [int(shard.lengths.sum()) for shard in shards]
+        self._firsts = list(accumulate(totals[:-1], initial=0))
 
     @cached_property
     def document_lengths(self) -> IntArray:
@@ -42,25 +46,25 @@ class Block:
         """Inputs and targets (R, T) of these rows of the block's table."""
         tokens = np.full((len(rows), self.row_tokens), IGNORED_TARGET, dtype=np.int64)
         pieces = table.pieces
-        for row, tokens_of_row in zip(rows.tolist(), tokens):
+        firsts, lasts = table.pointers[rows].tolist(), table.pointers[rows + 1].tolist()
+        for tokens_of_row, first, last in zip(tokens, firsts, lasts, strict=True):
             at = 0
-            span = slice(table.pointers[row], table.pointers[row + 1])
             for start, length, continued in zip(
-                pieces.starts[span].tolist(),
-                pieces.lengths[span].tolist(),
-                pieces.continued[span].tolist(),
+                pieces.starts[first:last].tolist(),
+                pieces.lengths[first:last].tolist(),
+                pieces.continued[first:last].tolist(),
+                strict=True,
             ):
                 if continued:
                     tokens_of_row[at] = self.bos_id
                     at += 1
                 tokens_of_row[at : at + length] = self._run(start, length)
                 at += length
-        targets = tokens[:, 1:]
-        return np.maximum(tokens[:, :-1], 0), np.ascontiguousarray(targets)
+        return np.maximum(tokens[:, :-1], 0), tokens[:, 1:].copy()
 
     def _run(self, start: int, length: int) -> NDArray[np.unsignedinteger]:
-        shard = int(np.searchsorted(self._ends, start, side="right"))
-        first = start - (int(self._ends[shard - 1]) if shard else 0)
+        shard = bisect_right(self._firsts, start) - 1
+        first = start - self._firsts[shard]
         return self.shards[shard].tokens[first : first + length]
 
 
@@ -78,6 +82,7 @@ class TrainRows:
             for i in range(0, len(shards), block_shards)
         ]
         self._tables: OrderedDict[int, RowTable] = OrderedDict()
+        self._orders: OrderedDict[tuple[int, int], IntArray] = OrderedDict()
 
     @cached_property
     def block_first_rows(self) -> IntArray:
@@ -114,11 +119,21 @@ class TrainRows:
     def _read_block(
         self, epoch: int, block: int, within: int, count: int
     ) -> tuple[IntArray, IntArray]:
-        table = self._table(block)
         first = within - int(self.block_first_rows[block])
-        positions = np.arange(first, first + count, dtype=np.int64)
-        rows = permute(positions, table.num_rows, seed=self.seed, epoch=epoch, block=block)
-        return self._blocks[block].gather(table, rows)
+        rows = self._order(epoch, block)[first : first + count]
+        return self._blocks[block].gather(self._table(block), rows)
+
+    def _order(self, epoch: int, block: int) -> IntArray:
+        """Rows of the block's table in the order of this epoch; kept, since reads are small."""
+        if (epoch, block) not in self._orders:
+            count = int(self.block_first_rows[block + 1] - self.block_first_rows[block])
+            positions = np.arange(count, dtype=np.int64)
+            self._orders[epoch, block] = permute(
+                positions, count, seed=self.seed, epoch=epoch, block=block
+            )
+            while len(self._orders) > CACHED_ORDERS:
+                self._orders.popitem(last=False)
+        return self._orders[epoch, block]
 
     def _table(self, block: int) -> RowTable:
         if block not in self._tables:

@@ -23,6 +23,8 @@ class BaseEvalRecipe(Recipe):
     max_per_task: int = Field(500, ge=1, description="examples kept of each task")
     sample_prompts: tuple[str, ...] = DEMO_PROMPTS
     sample_tokens: int = Field(32, ge=0)
+    sample_temperature: float = Field(0.7, ge=0, description="of the second sample; 0 is none")
+    sample_top_k: int = Field(40, ge=0, description="of the second sample; 0 is every token")
     compute_dtype: ComputeDtype = "auto"
     seed: int = Field(42, ge=0)
 

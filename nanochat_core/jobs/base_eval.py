@@ -19,7 +19,9 @@ from nanochat_core.evals.core import CoreResult, count_examples, evaluate_core, 
 from nanochat_core.evals.progress import EvalProgress
 from nanochat_core.evals.recipes import BaseEvalRecipe
 from nanochat_core.evals.samples import Sample, draw_samples
+from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.loading import load_model
+from nanochat_core.inference.sampler import SamplingSettings
 from nanochat_core.jobs.common import StopRequest, run_job_main
 from nanochat_core.jobs.hardware import describe_hardware
 from nanochat_core.jobs.training_run import to_device
@@ -71,14 +73,14 @@ class BaseEval:
     def samples(self) -> list[Sample]:
         """Completions of the fixed prompts."""
         self.progress.start_phase()
+        recipe = self.recipe
         samples = draw_samples(
-            self.model,
-            self.tokenizer,
-            self.recipe.sample_prompts,
-            max_new_tokens=self.recipe.sample_tokens,
-            seed=self.recipe.seed,
+            InferenceEngine(self.model, self.tokenizer),
+            recipe.sample_prompts,
+            SamplingSettings(recipe.sample_temperature, recipe.sample_top_k, seed=recipe.seed),
+            max_new_tokens=recipe.sample_tokens,
         )
-        self.progress.update(len(samples), "samples")
+        self.progress.update(len(recipe.sample_prompts), "samples")
         return samples
 
     def _batches(self) -> Iterator[Batch]:
@@ -145,7 +147,6 @@ def publish(
             "val/bpb": loss.bits_per_byte,
             tasks.metric_name: tasks.score,
             f"{tasks.metric_name}/stderr": tasks.score_stderr,
-            **{f"accuracy/{task.task.label}": task.accuracy for task in tasks.tasks},
         },
         provenance=describe_hardware(evaluation.ranks, evaluation.model.compute_dtype),
     ).save(output)

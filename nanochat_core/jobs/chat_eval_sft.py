@@ -1,6 +1,7 @@
 """Evaluate a fine-tuned model as a torchrun job: held-out questions about itself, and sums."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from nanochat_core.errors import DataError
 from nanochat_core.evals.chat import ChatAnswer, ask, chat_scores, make_questions
 from nanochat_core.evals.progress import EvalProgress
 from nanochat_core.evals.recipes import ChatEvalRecipe
-from nanochat_core.evals.samples import greedy_replies
+from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.loading import load_model
+from nanochat_core.inference.sampler import GREEDY
 from nanochat_core.jobs.base_eval import SCORES_FILE, write_json
 from nanochat_core.jobs.common import StopRequest, run_job_main
 from nanochat_core.jobs.hardware import describe_hardware
@@ -24,6 +26,7 @@ from nanochat_core.training.precision import resolve_compute_dtype
 log = logging.getLogger(__name__)
 
 ANSWERS_FILE = "answers.json"
+KEY_SCORES = ("identity", "identity/right", "identity/asked", "sums")
 
 
 def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
@@ -40,11 +43,12 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
         sums=recipe.sums,
         seed=recipe.seed,
     )
+    engine = InferenceEngine(model, tokenizer)
     progress = EvalProgress(Path(spec.work_folder) / PROGRESS_FILE, len(questions), stop)
     answers = ask(
         questions,
         tokenizer,
-        greedy_replies(model, tokenizer, max_new_tokens=recipe.max_new_tokens),
+        partial(engine.generate_batch, settings=GREEDY, max_new_tokens=recipe.max_new_tokens),
         batch_size=spec.execution.device_batch_size,
         on_done=lambda done: progress.update(done, "questions"),
     )
@@ -70,7 +74,7 @@ def publish(spec: JobSpec, answers: list[ChatAnswer], provenance: dict[str, Any]
     write_json(output / ANSWERS_FILE, [answer.record() for answer in answers])
     StageOutput(
         files={SCORES_FILE: "result", ANSWERS_FILE: "result"},
-        metrics=dict(scores),
+        metrics={name: scores[name] for name in KEY_SCORES if name in scores},
         provenance=provenance,
     ).save(output)
 

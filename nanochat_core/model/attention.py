@@ -132,15 +132,16 @@ class Attention(nn.Module):
             y_BHTD = attend(q, k, v, window=self.window, band=band)
         else:
             y_BHTD = cache.attend(q, k, v, window=self.window, band=band)
-        return self.out(y_BHTD.transpose(1, 2).reshape(batch, length, channels))
+        out_BTC: torch.Tensor = self.out(y_BHTD.transpose(1, 2).reshape(batch, length, channels))
+        return out_BTC
 
     def _values(self, x_BTC: torch.Tensor, values_BTE: torch.Tensor | None) -> torch.Tensor:
         """Projected values plus the gated value embedding (ResFormer, arXiv:2410.17897)."""
         shape = (*x_BTC.shape[:2], self.n_kv_head, self.head_dim)
-        v_BTGD = self.v(x_BTC).view(shape)
+        v_BTGD: torch.Tensor = self.v(x_BTC).view(shape)
         if self.value_gate is None or values_BTE is None:
             return v_BTGD
-        gate_BTG = VALUE_GATE_SCALE * torch.sigmoid(
+        gate_BTG: torch.Tensor = VALUE_GATE_SCALE * torch.sigmoid(
             self.value_gate(x_BTC[..., : self.gate_channels])
         )
         return v_BTGD + gate_BTG[..., None] * values_BTE.view(shape)

@@ -22,7 +22,8 @@ class MLP(nn.Module):
 
     def forward(self, x_BTC: torch.Tensor) -> torch.Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        return self.proj(F.relu(self.fc(x_BTC)).square())
+        out_BTC: torch.Tensor = self.proj(F.relu(self.fc(x_BTC)).square())
+        return out_BTC
 
 
 class Block(nn.Module):
@@ -43,6 +44,7 @@ class Block(nn.Module):
         cache: LayerCache | None = None,
     ) -> torch.Tensor:
         """Add both sub-layers to the residual stream."""
-        attended = self.attn(norm(x_BTC), values_BTE, rotary=rotary, band=band, cache=cache)
-        x_BTC = x_BTC + attended
-        return x_BTC + self.mlp(norm(x_BTC))
+        h_BTC = norm(x_BTC)
+        x_BTC = x_BTC + self.attn(h_BTC, values_BTE, rotary=rotary, band=band, cache=cache)
+        out_BTC: torch.Tensor = x_BTC + self.mlp(norm(x_BTC))
+        return out_BTC

@@ -29,8 +29,13 @@ class GPT(nn.Module):
     """A language model whose matrices are float32 and whose activations are `compute_dtype`.
 
     Parameters are uninitialised memory until `init_weights` or a checkpoint fills them. The
-    embedding tables are stored in the compute dtype (float16: float32).
+    embedding tables are stored in the compute dtype (float16: float32). `tokenizer` may be attached
+    by whoever loads a model for generation.
     """
+
+    cos_TR: torch.Tensor
+    sin_TR: torch.Tensor
+    tokenizer: object | None = None
 
     def __init__(self, config: ModelConfig, compute_dtype: torch.dtype = torch.float32) -> None:
         super().__init__()

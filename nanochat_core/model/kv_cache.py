@@ -51,6 +51,21 @@ class KVCache:
         self.lengths[row] = 0
         self.previous_B1C[row] = 0
 
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only, in this order."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.keys_LBGSD.device)
+        self.keys_LBGSD = self.keys_LBGSD.index_select(1, index)
+        self.values_LBGSD = self.values_LBGSD.index_select(1, index)
+        self.previous_B1C = self.previous_B1C.index_select(0, index)
+        self.lengths = [self.lengths[row] for row in rows]
+
+    def grow(self, capacity: int) -> None:
+        """Make room for `capacity` tokens a row; what is stored stays."""
+        more = max(capacity - self.capacity, 0)
+        self.keys_LBGSD = F.pad(self.keys_LBGSD, (0, 0, 0, more))
+        self.values_LBGSD = F.pad(self.values_LBGSD, (0, 0, 0, more))
+        self.capacity += more
+
     def begin(self, num_new: int, num_valid: Sequence[int] | None = None) -> "CacheStep":
         """Plan one forward pass over `num_new` columns; see `GPT.forward_cached`.
 

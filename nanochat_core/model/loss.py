@@ -36,7 +36,9 @@ def token_losses(
 
     Targets of -1 count 0; "mean" is over the others, and NaN where there are none.
     """
-    losses_N = CappedCrossEntropy.apply(raw_BTV.flatten(0, 1), targets_BT.flatten())
+    losses_N: torch.Tensor = CappedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        raw_BTV.flatten(0, 1), targets_BT.flatten()
+    )
     if reduction == "none":
         return losses_N.view_as(targets_BT)
     if reduction == "sum":

@@ -9,6 +9,8 @@ import torch
 from nanochat_core.optim.adamw import Scalar, adamw_update
 from nanochat_core.optim.muon import muon_update
 
+_SHAPES_COMPILED = 64
+
 
 @dataclass(frozen=True)
 class Kernels:
@@ -26,6 +28,9 @@ def make_kernels(*, compiled: bool) -> Kernels:
     """
     if not compiled:
         return Kernels(adamw_update, muon_update, float)
+    # One compilation a shape: more than the default of 8 when a process trains several models.
+    limit = max(_SHAPES_COMPILED, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.recompile_limit = limit
     return Kernels(
         torch.compile(adamw_update, dynamic=False, fullgraph=True),
         torch.compile(muon_update, dynamic=False, fullgraph=True),

@@ -49,22 +49,25 @@ class MatrixStack:
         self._gathered: Pending | None = None
 
     def start_sum(self) -> None:
-        """Start the sum of this rank's matrices."""
+        """Start the sum of this rank's matrices; one rank has them already."""
+        ranks = self._context.ranks
+        if ranks.world_size == 1:
+            return
         whole = torch.stack([gradient_of(name, param) for name, param in self._params])
-        whole = padded(whole, self._part * self._context.ranks.world_size)
-        self._sum = scatter_sum(whole, self._context.ranks, self._context.reduction)
+        whole = padded(whole, self._part * ranks.world_size)
+        self._sum = scatter_sum(whole, ranks, self._context.reduction)
 
     def update(self, numbers: StepNumbers) -> None:
         """Update this rank's matrices and start gathering all of them."""
-        assert self._sum is not None, "start_sum comes before update"
+        ranks = self._context.ranks
         weights = [param.detach() for _, param in self._own]
-        grad = self._sum.wait()
-        self._sum = None
+        grads = self._own_gradients()
         if weights:
-            self._update_own(weights, grad[: len(weights)], numbers)
-        if self._context.ranks.world_size > 1:
-            own = torch.stack(weights) if weights else grad[:0]
-            self._gathered = collectives.all_gather(padded(own, self._part), self._context.ranks)
+            self._update_own(weights, grads, self._scalars(numbers))
+        if ranks.world_size > 1:
+            none_of_them = self._params[0][1].detach()[None][:0]
+            own = torch.stack(weights) if weights else none_of_them
+            self._gathered = collectives.all_gather(padded(own, self._part), ranks)
 
     def finish(self) -> None:
         """Copy the gathered matrices into the parameters."""
@@ -86,23 +89,31 @@ class MatrixStack:
             yield f"{name}.momentum", (self._rows, self._cols)
             yield f"{name}.second_moment", self._moment_shape
 
-    def _update_own(self, weights: list[Tensor], grad: Tensor, numbers: StepNumbers) -> None:
+    def _own_gradients(self) -> list[Tensor]:
+        """The summed gradients of this rank's matrices."""
+        if self._sum is None:
+            return [gradient_of(name, param) for name, param in self._own]
+        gradients = self._sum.wait()
+        self._sum = None
+        return list(gradients[: len(self._own)].unbind(0))
+
+    def _update_own(self, weights: list[Tensor], grads: list[Tensor], scalars: MuonScalars) -> None:
         if self._context.reduction == "exact":
-            for index, weight in enumerate(weights):
-                self._run(weight[None], grad, slice(index, index + 1), numbers)
+            for index, (weight, grad) in enumerate(zip(weights, grads, strict=True)):
+                self._run(weight[None], grad[None], slice(index, index + 1), scalars)
             return
         stack = torch.stack(weights)
-        self._run(stack, grad, slice(None), numbers)
+        self._run(stack, torch.stack(grads), slice(None), scalars)
         torch._foreach_copy_(weights, list(stack.unbind(0)))
 
-    def _run(self, weight: Tensor, grad: Tensor, part: slice, numbers: StepNumbers) -> None:
+    def _run(self, weight: Tensor, grad: Tensor, part: slice, scalars: MuonScalars) -> None:
         context = self._context
         context.kernels.muon(
             weight,
-            grad[part],
+            grad,
             self._momentum[part],
             self._second_moment[part],
-            scalars=self._scalars(numbers),
+            scalars=scalars,
             settings=MuonSettings(self._group.polar_express_steps, context.work_dtype),
         )
 

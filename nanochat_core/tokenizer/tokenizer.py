@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -92,6 +93,14 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """Number of ids, specials included."""
         return len(self.ranks) + len(SPECIAL_TOKENS)
+
+    @cached_property
+    def identity(self) -> str:
+        """sha256 over pattern and tokens: it ties a model to the tokenizer it was trained with."""
+        digest = hashlib.sha256(self.split_pattern.encode())
+        for token in self.ranks:
+            digest.update(len(token).to_bytes(4, "little") + token)
+        return digest.hexdigest()
 
     @property
     def bos_id(self) -> int:

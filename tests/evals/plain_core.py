@@ -2,12 +2,18 @@
 
 import math
 import random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from nanochat_core.model.gpt import GPT
+from nanochat_core.tokenizer.tokenizer import Tokenizer
 
-def prompts_of(kind, item, shots, delimiter):
+
+def prompts_of(
+    kind: str, item: dict[str, Any], shots: list[dict[str, Any]], delimiter: str
+) -> tuple[list[str], str | None]:
     """(texts of the options, text of the question alone or None)."""
     stem = ""
     for shot in shots:
@@ -27,7 +33,9 @@ def prompts_of(kind, item, shots, delimiter):
     return [question + item["continuation"]], question.strip()
 
 
-def spans_of(kind, sequences, question_ids):
+def spans_of(
+    kind: str, sequences: list[list[int]], question_ids: list[int] | None
+) -> list[tuple[int, int]]:
     """[start, end) of each sequence."""
     if kind == "language_modeling":
         assert sequences[0][: len(question_ids)] == question_ids
@@ -43,7 +51,17 @@ def spans_of(kind, sequences, question_ids):
     return [(len(s) - shared, len(s)) for s in sequences]
 
 
-def judge(model, tokenizer, kind, rows, row, *, num_fewshot, delimiter, max_tokens):
+def judge(
+    model: GPT,
+    tokenizer: Tokenizer,
+    kind: str,
+    rows: list[dict[str, Any]],
+    row: int,
+    *,
+    num_fewshot: int,
+    delimiter: str,
+    max_tokens: int,
+) -> tuple[list[float], bool]:
     """(scores, is_right) of one row of the kept rows."""
     others = [i for i in range(len(rows)) if i != row]
     shots = [rows[i] for i in random.Random(1234 + row).sample(others, num_fewshot)]
@@ -63,7 +81,7 @@ def judge(model, tokenizer, kind, rows, row, *, num_fewshot, delimiter, max_toke
 
 
 @torch.no_grad()
-def score(model, kind, ids, start, end):
+def score(model: GPT, kind: str, ids: list[int], start: int, end: int) -> float:
     """Mean loss of the span, or 1.0 when every likeliest token is right."""
     if start < 1 or end <= start:
         return 0.0 if kind == "language_modeling" else math.inf
@@ -74,7 +92,15 @@ def score(model, kind, ids, start, end):
     return float(F.cross_entropy(logits[start - 1 : end - 1], wanted))
 
 
-def accuracy(model, tokenizer, kind, rows, *, max_per_task, **rules):
+def accuracy(
+    model: GPT,
+    tokenizer: Tokenizer,
+    kind: str,
+    rows: list[dict[str, Any]],
+    *,
+    max_per_task: int,
+    **rules: Any,
+) -> tuple[float, list[list[float]]]:
     """(share right, scores of each kept row)."""
     rows = list(rows)
     random.Random(1337).shuffle(rows)

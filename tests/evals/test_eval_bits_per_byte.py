@@ -2,29 +2,20 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from eval_tools import make_model, make_tokenizer
+from eval_tools import make_batches, make_model, make_tokenizer
 
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import DataError, TrainingError
 from nanochat_core.evals.bits_per_byte import bits_per_byte, loss_totals
+from nanochat_core.model.gpt import GPT
 
 TOKENIZER = make_tokenizer()
 RANKS = Ranks.single()
 
 
-def make_batches(num_rows=6, length=24, seed=0):
-    rng = np.random.default_rng(seed)
-    tokens = torch.from_numpy(rng.integers(0, TOKENIZER.vocab_size, (num_rows, length + 1)))
-    tokens[::2, 5] = TOKENIZER.bos_id
-    targets = tokens[:, 1:].clone()
-    targets[1, -7:] = -1
-    return tokens[:, :-1], targets
-
-
-def direct(model, tokens, targets):
+def direct(model: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> float:
     nats, num_bytes = 0.0, 0
     with torch.no_grad():
         logp = torch.log_softmax(model(tokens).double(), dim=-1)
@@ -37,13 +28,13 @@ def direct(model, tokens, targets):
     return nats / (math.log(2) * num_bytes)
 
 
-def test_it_equals_the_definition():
+def test_it_equals_the_definition() -> None:
     model, (tokens, targets) = make_model(), make_batches()
     value = bits_per_byte(model, [(tokens, targets)], TOKENIZER.token_bytes, RANKS)
     assert value == pytest.approx(direct(model, tokens, targets), rel=1e-6)
 
 
-def test_how_rows_are_batched_does_not_change_it():
+def test_how_rows_are_batched_does_not_change_it() -> None:
     model, (tokens, targets) = make_model(), make_batches()
     whole = loss_totals(model, [(tokens, targets)], TOKENIZER.token_bytes, RANKS)
     rows = [(tokens[i : i + 1], targets[i : i + 1]) for i in range(len(tokens))]
@@ -52,14 +43,14 @@ def test_how_rows_are_batched_does_not_change_it():
     assert split.bits_per_byte == pytest.approx(whole.bits_per_byte, rel=1e-6)
 
 
-def test_training_can_go_on_after_it():
+def test_training_can_go_on_after_it() -> None:
     model, batch = make_model(), make_batches()
     bits_per_byte(model, [batch], TOKENIZER.token_bytes, RANKS)
     model(*batch).backward()
     assert model.lm_head.weight.grad is not None
 
 
-def test_no_bytes_and_bad_weights_are_errors():
+def test_no_bytes_and_bad_weights_are_errors() -> None:
     model, (tokens, targets) = make_model(), make_batches()
     special = torch.full_like(targets, TOKENIZER.bos_id)
     with pytest.raises(DataError, match="at least one target"):

@@ -2,47 +2,24 @@
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from eval_tools import make_model, make_tokenizer, write_bundle
+from eval_tools import WORDS, choice_rows, make_model, make_tokenizer, write_bundle
 from plain_core import accuracy
 
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import TrainingError
 from nanochat_core.evals.bundle import OFFICIAL_TASKS, Bundle, read_bundle
 from nanochat_core.evals.core import CoreResult, evaluate_core, example_rows
-
-WORDS = (
-    "sky",
-    "sea",
-    "sun",
-    "dog",
-    "cat",
-    "old",
-    "young",
-    "blue",
-    "green",
-    "name",
-    "answer",
-    "hot",
-    "is",
-)
+from nanochat_core.model.gpt import GPT
+from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 
-def choice_rows(count):
-    return [
-        {
-            "query": f"The {WORDS[i % 13]} is",
-            "choices": [WORDS[(i * k + k) % 13] + " it" * (k % 3) for k in range(1, 4 + i % 2)],
-            "gold": i % 3,
-        }
-        for i in range(count)
-    ]
-
-
-def schema_rows(count):
+def schema_rows(count: int) -> list[dict[str, Any]]:
     return [
         {
             "context_options": [f"The {WORDS[i % 13]} of", f"A {WORDS[(i * 5 + 1) % 13]} in"],
@@ -53,7 +30,7 @@ def schema_rows(count):
     ]
 
 
-def language_rows(model, tokenizer, count):
+def language_rows(model: GPT, tokenizer: Tokenizer, count: int) -> list[dict[str, Any]]:
     """Contexts and, for every other one, just what the model says next, so that some are right."""
     rows = []
     for i in range(count):
@@ -68,16 +45,16 @@ def language_rows(model, tokenizer, count):
 
 
 @pytest.fixture
-def model():
+def model() -> GPT:
     return make_model()
 
 
 @pytest.fixture
-def tokenizer():
+def tokenizer() -> Tokenizer:
     return make_tokenizer()
 
 
-def run(model, tokenizer, folder, **changes):
+def run(model: GPT, tokenizer: Tokenizer, folder: Path, **changes: Any) -> CoreResult:
     settings = {"max_per_task": 12, "batch_tokens": 256, **changes}
     return evaluate_core(model, tokenizer, read_bundle(folder), Ranks.single(), **settings)
 
@@ -88,8 +65,13 @@ CASES += [("schema", schema_rows, 0), ("schema", schema_rows, 2)]
 
 @pytest.mark.parametrize(("kind", "make_rows", "num_fewshot"), CASES)
 def test_options_are_judged_as_the_plain_rules_judge_them(
-    tmp_path, model, tokenizer, kind, make_rows, num_fewshot
-):
+    tmp_path: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    kind: str,
+    make_rows: Callable[[int], list[dict[str, Any]]],
+    num_fewshot: int,
+) -> None:
     rows = make_rows(15)
     entry = {"label": "t", "rows": rows, "icl_task_type": kind, "num_fewshot": [num_fewshot]}
     write_bundle(tmp_path, [entry])
@@ -104,7 +86,9 @@ def test_options_are_judged_as_the_plain_rules_judge_them(
         assert example.scores == pytest.approx(plain, rel=1e-5)
 
 
-def test_continuations_are_judged_as_the_plain_rules_judge_them(tmp_path, model, tokenizer):
+def test_continuations_are_judged_as_the_plain_rules_judge_them(
+    tmp_path: Path, model: GPT, tokenizer: Tokenizer
+) -> None:
     rows = language_rows(model, tokenizer, 15)
     rules = {"num_fewshot": 0, "delimiter": ": "}
     entry = {"label": "t", "rows": rows, "icl_task_type": "language_modeling"}
@@ -117,7 +101,9 @@ def test_continuations_are_judged_as_the_plain_rules_judge_them(tmp_path, model,
     assert [list(example.scores) for example in result.examples] == scores
 
 
-def test_long_prompts_lose_their_head_and_perhaps_their_span(tmp_path, model, tokenizer):
+def test_long_prompts_lose_their_head_and_perhaps_their_span(
+    tmp_path: Path, model: GPT, tokenizer: Tokenizer
+) -> None:
     rows = choice_rows(9)
     entry = {"label": "t", "rows": rows, "icl_task_type": "multiple_choice", "num_fewshot": [1]}
     write_bundle(tmp_path, [entry])
@@ -134,7 +120,9 @@ def test_long_prompts_lose_their_head_and_perhaps_their_span(tmp_path, model, to
     assert math.inf in flat
 
 
-def test_the_batch_size_does_not_change_the_scores(tmp_path, model, tokenizer):
+def test_the_batch_size_does_not_change_the_scores(
+    tmp_path: Path, model: GPT, tokenizer: Tokenizer
+) -> None:
     write_bundle(
         tmp_path,
         [
@@ -155,7 +143,9 @@ def test_the_batch_size_does_not_change_the_scores(tmp_path, model, tokenizer):
             assert a.predicted == b.predicted
 
 
-def test_ties_and_empty_spans_go_to_the_first_option(tmp_path, model, tokenizer):
+def test_ties_and_empty_spans_go_to_the_first_option(
+    tmp_path: Path, model: GPT, tokenizer: Tokenizer
+) -> None:
     rows = [{"query": "The sky is", "choices": ["blue", "blue"], "gold": gold} for gold in (0, 1)]
     write_bundle(tmp_path, [{"label": "t", "rows": rows, "icl_task_type": "multiple_choice"}])
     (result,) = run(model, tokenizer, tmp_path).tasks
@@ -164,14 +154,16 @@ def test_ties_and_empty_spans_go_to_the_first_option(tmp_path, model, tokenizer)
     assert result.accuracy == 0.5
 
 
-def test_a_prefix_of_another_choice_loses(tmp_path, model, tokenizer):
+def test_a_prefix_of_another_choice_loses(tmp_path: Path, model: GPT, tokenizer: Tokenizer) -> None:
     rows = [{"query": "The sky is", "choices": ["blue", "blue and green"], "gold": 1}]
     write_bundle(tmp_path, [{"label": "t", "rows": rows, "icl_task_type": "multiple_choice"}])
     (result,) = run(model, tokenizer, tmp_path).tasks
     assert result.accuracy == 1.0
 
 
-def test_scores_are_centered_averaged_and_given_an_error(tmp_path, model, tokenizer):
+def test_scores_are_centered_averaged_and_given_an_error(
+    tmp_path: Path, model: GPT, tokenizer: Tokenizer
+) -> None:
     tasks = [
         {"label": "c", "rows": choice_rows(12), "icl_task_type": "multiple_choice", "baseline": 30},
         {"label": "s", "rows": schema_rows(12), "icl_task_type": "schema", "baseline": 50},
@@ -189,7 +181,7 @@ def test_scores_are_centered_averaged_and_given_an_error(tmp_path, model, tokeni
     assert all(len(row) == len(rows[0]) for row in rows)
 
 
-def test_only_the_official_tasks_make_the_core_metric(tmp_path):
+def test_only_the_official_tasks_make_the_core_metric(tmp_path: Path) -> None:
     rows = schema_rows(1)
     entries = [{"label": label, "rows": rows, "icl_task_type": "schema"}
                for label in sorted(OFFICIAL_TASKS)]  # fmt: skip
@@ -201,7 +193,9 @@ def test_only_the_official_tasks_make_the_core_metric(tmp_path):
     assert not Bundle(bundle.tasks[1:]).is_official
 
 
-def test_progress_counts_examples_up_to_the_last(tmp_path, model, tokenizer):
+def test_progress_counts_examples_up_to_the_last(
+    tmp_path: Path, model: GPT, tokenizer: Tokenizer
+) -> None:
     tasks = [
         {"label": "c", "rows": choice_rows(7), "icl_task_type": "multiple_choice"},
         {"label": "s", "rows": schema_rows(5), "icl_task_type": "schema"},
@@ -213,7 +207,9 @@ def test_progress_counts_examples_up_to_the_last(tmp_path, model, tokenizer):
     assert seen[-1] == 12
 
 
-def test_a_model_that_answers_nan_is_refused(tmp_path, model, tokenizer):
+def test_a_model_that_answers_nan_is_refused(
+    tmp_path: Path, model: GPT, tokenizer: Tokenizer
+) -> None:
     write_bundle(tmp_path, [{"label": "s", "rows": schema_rows(3), "icl_task_type": "schema"}])
     with torch.no_grad():
         model.lm_head.weight.fill_(math.nan)
@@ -222,14 +218,14 @@ def test_a_model_that_answers_nan_is_refused(tmp_path, model, tokenizer):
 
 
 @pytest.fixture(scope="session")
-def real_bundle():
+def real_bundle() -> Bundle:
     data = os.environ.get("NANOCHAT_TEST_DATA")
     if not data:
         pytest.skip("NANOCHAT_TEST_DATA is not set: no real evaluation bundle")
     return read_bundle(Path(data) / "core_bundle")
 
 
-def test_every_file_of_the_real_bundle_reads(real_bundle):
+def test_every_file_of_the_real_bundle_reads(real_bundle: Bundle) -> None:
     counts = {task.label: len(task.read_examples()) for task in real_bundle.tasks}
     assert counts["arc_easy"] == 2376
     assert counts["winograd"] == 273
@@ -238,7 +234,7 @@ def test_every_file_of_the_real_bundle_reads(real_bundle):
     }  # fmt: skip
 
 
-def test_the_real_bundle_runs(real_bundle, tokenizer):
+def test_the_real_bundle_runs(real_bundle: Bundle, tokenizer: Tokenizer) -> None:
     # Ten shots of ARC in a byte-like vocabulary are long: only the short tasks, and few examples.
     short = tuple(task for task in real_bundle.tasks if task.num_fewshot == 0)
     model = make_model(sequence_len=64)

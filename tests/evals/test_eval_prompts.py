@@ -2,26 +2,30 @@
 
 import json
 import random
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from eval_tools import make_tokenizer, write_bundle
 
 from nanochat_core.errors import DataError
-from nanochat_core.evals.bundle import read_bundle
+from nanochat_core.evals.bundle import Task, read_bundle
 from nanochat_core.evals.core_prompts import build_prompts, crop, few_shots, keep_examples
 
 TOKENIZER = make_tokenizer()
 LIMIT = 640
 
 
-def only_task(tmp_path, rows, **fields):
+def only_task(tmp_path: Path, rows: list[dict[str, Any]], **fields: Any) -> Task:
     write_bundle(tmp_path, [{"label": "t", "rows": rows, **fields}])
     (task,) = read_bundle(tmp_path).tasks
     return task
 
 
-def texts_and_spans(task, row=0, max_per_task=100):
+def texts_and_spans(
+    task: Task, row: int = 0, max_per_task: int = 100
+) -> tuple[list[str], list[str]]:
     kept = keep_examples(task, task.read_examples(), max_per_task)
     prompts = build_prompts(task, kept, row, TOKENIZER, LIMIT)
     assert all(prompt.tokens[0] == TOKENIZER.bos_id for prompt in prompts)
@@ -32,7 +36,7 @@ def texts_and_spans(task, row=0, max_per_task=100):
     return texts, spans
 
 
-def test_multiple_choice_scores_what_follows_the_common_prefix(tmp_path):
+def test_multiple_choice_scores_what_follows_the_common_prefix(tmp_path: Path) -> None:
     rows = [{"query": "The sky is", "choices": ["the sea", "the sun", "blue"], "gold": 2}]
     task = only_task(tmp_path, rows, icl_task_type="multiple_choice")
     texts, spans = texts_and_spans(task)
@@ -40,7 +44,7 @@ def test_multiple_choice_scores_what_follows_the_common_prefix(tmp_path):
     assert spans == [" the sea", " the sun", " blue"]
 
 
-def test_schema_scores_the_common_suffix(tmp_path):
+def test_schema_scores_the_common_suffix(tmp_path: Path) -> None:
     rows = [{"context_options": ["The cat", "A big dog"], "continuation": "was old.", "gold": 1}]
     task = only_task(tmp_path, rows, icl_task_type="schema")
     texts, spans = texts_and_spans(task)
@@ -48,7 +52,7 @@ def test_schema_scores_the_common_suffix(tmp_path):
     assert spans == [" was old.", " was old."]
 
 
-def test_language_modeling_strips_contexts_and_scores_the_continuation(tmp_path):
+def test_language_modeling_strips_contexts_and_scores_the_continuation(tmp_path: Path) -> None:
     rows = [
         {"context": " op 1 ", "continuation": "11"},
         {"context": "\top 2\n", "continuation": "22"},
@@ -68,7 +72,7 @@ def test_language_modeling_strips_contexts_and_scores_the_continuation(tmp_path)
     assert spans == [golden[texts[0]]]
 
 
-def test_few_shots_show_the_gold_choice_and_a_blank_line(tmp_path):
+def test_few_shots_show_the_gold_choice_and_a_blank_line(tmp_path: Path) -> None:
     rows = [{"query": f"q{i}", "choices": ["no", "yes"], "gold": 1} for i in range(3)]
     task = only_task(tmp_path, rows, icl_task_type="multiple_choice", num_fewshot=[2])
     (text, _), _ = texts_and_spans(task)
@@ -77,7 +81,7 @@ def test_few_shots_show_the_gold_choice_and_a_blank_line(tmp_path):
     assert [shot.split(" ")[1] for shot in shots] == ["yes", "yes", "no"]
 
 
-def test_rows_and_shots_are_drawn_with_the_published_seeds(tmp_path):
+def test_rows_and_shots_are_drawn_with_the_published_seeds(tmp_path: Path) -> None:
     rows = [{"query": f"q{i}", "choices": ["no", "yes"], "gold": 1} for i in range(30)]
     task = only_task(tmp_path, rows, icl_task_type="multiple_choice", num_fewshot=[4])
     kept = keep_examples(task, task.read_examples(), 20)
@@ -91,14 +95,14 @@ def test_rows_and_shots_are_drawn_with_the_published_seeds(tmp_path):
     assert drawn == [queries[i] for i in shots]
 
 
-def test_more_shots_than_other_examples_are_refused(tmp_path):
+def test_more_shots_than_other_examples_are_refused(tmp_path: Path) -> None:
     rows = [{"query": "q", "choices": ["no", "yes"], "gold": 1}] * 3
     task = only_task(tmp_path, rows, icl_task_type="multiple_choice", num_fewshot=[3])
     with pytest.raises(DataError, match="keep at least 4"):
         keep_examples(task, task.read_examples(), 100)
 
 
-def test_equal_options_leave_an_empty_span(tmp_path):
+def test_equal_options_leave_an_empty_span(tmp_path: Path) -> None:
     rows = [{"query": "q", "choices": ["a", "a"], "gold": 1}]
     task = only_task(tmp_path, rows, icl_task_type="multiple_choice")
     kept = keep_examples(task, task.read_examples(), 1)
@@ -106,7 +110,7 @@ def test_equal_options_leave_an_empty_span(tmp_path):
     assert [prompt.is_scored for prompt in prompts] == [False, False]
 
 
-def test_a_continuation_that_changes_the_tokens_before_it_is_refused(tmp_path):
+def test_a_continuation_that_changes_the_tokens_before_it_is_refused(tmp_path: Path) -> None:
     rows = [{"context": "th", "continuation": "e is"}]
     task = only_task(tmp_path, rows, icl_task_type="language_modeling", continuation_delimiter="")
     kept = keep_examples(task, task.read_examples(), 1)
@@ -114,7 +118,7 @@ def test_a_continuation_that_changes_the_tokens_before_it_is_refused(tmp_path):
         build_prompts(task, kept, 0, TOKENIZER, LIMIT)
 
 
-def test_a_long_prompt_keeps_its_last_tokens_and_may_lose_its_span():
+def test_a_long_prompt_keeps_its_last_tokens_and_may_lose_its_span() -> None:
     tokens = np.arange(10, dtype=np.int32)
     whole = crop(tokens, 4, 10)
     assert (whole.start, whole.end, whole.is_cropped) == (4, 10, False)
@@ -136,14 +140,16 @@ BAD_FILES = [
 
 
 @pytest.mark.parametrize(("row", "reason"), BAD_FILES)
-def test_a_malformed_example_is_named_by_its_line(tmp_path, row, reason):
+def test_a_malformed_example_is_named_by_its_line(
+    tmp_path: Path, row: dict[str, Any], reason: str
+) -> None:
     good = {"query": "q", "choices": ["a", "b"], "gold": 0}
     task = only_task(tmp_path, [good, row], icl_task_type="multiple_choice")
     with pytest.raises(DataError, match=r"line 2.*" + reason):
         task.read_examples()
 
 
-def test_a_bundle_says_what_is_wrong_with_it(tmp_path):
+def test_a_bundle_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read .*core\.yaml"):
         read_bundle(tmp_path)
     entry = {"label": "t", "rows": [{"context": "a", "continuation": "b"}]}

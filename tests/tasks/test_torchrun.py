@@ -1,4 +1,4 @@
-"""Following a job and reading its end; the jobs here are small scripts under the real supervisor."""
+"""Following a job and reading its end; the jobs are small scripts under the real supervisor."""
 
 import json
 import logging

@@ -1,5 +1,6 @@
 """Byte-level BPE: round trips, special text stays text, files that are checked when read."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +31,7 @@ def reference_encode(tokenizer: Tokenizer, text: str) -> list[int]:
     for word in regex.findall(tokenizer.split_pattern, text):
         parts = [bytes([byte]) for byte in word.encode()]
         while True:
-            pairs = [rank.get(a + b, 10**9) for a, b in zip(parts, parts[1:], strict=False)]
+            pairs = [rank.get(a + b, 10**9) for a, b in itertools.pairwise(parts)]
             if not pairs or min(pairs) == 10**9:
                 break
             i = pairs.index(min(pairs))

@@ -1,0 +1,34 @@
+"""The last lines of a run: what the model says, and how to talk to it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nanochat_core.artifacts.store import ArtifactStore
+from tasks.listening import StageRecord
+
+NUM_QUESTIONS = 3
+ANSWERS_FILE = "answers.json"
+
+
+def closing_lines(
+    store: ArtifactStore, records: Mapping[str, StageRecord], chat_command: str
+) -> list[str]:
+    """Three questions with the model's own answers, and the command to chat with it."""
+    release = records.get("release")
+    if release is None or release.ref is None:
+        return []
+    lines = [""]
+    evaluated = records.get("chat_eval_sft")
+    if evaluated is not None and evaluated.ref is not None:
+        path = store.materialize(evaluated.ref) / ANSWERS_FILE
+        for answer in chosen(json.loads(path.read_bytes())):
+            lines += [f"you: {answer['question']}", f"nanochat: {answer['answer']}", ""]
+    return [*lines, f"Chat with it:  {chat_command}"]
+
+
+def chosen(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Questions about the model itself first, spread over the list, as they were answered."""
+    about_itself = [answer for answer in answers if answer.get("kind") == "identity"] or answers
+    count = min(NUM_QUESTIONS, len(about_itself))
+    return [about_itself[i * len(about_itself) // count] for i in range(count)]

@@ -1,0 +1,123 @@
+"""One run of the line: which stations are made, from what, and the record that stays of it."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+from prefect import get_run_logger
+
+from flows.parameters import ResolvedRun, RunParameters, resolve
+from nanochat_core.artifacts.store import ArtifactStore
+from nanochat_core.artifacts.types import ArtifactRef
+from nanochat_core.errors import StoreError
+from tasks.listening import current_listener
+from tasks.release import STATION as RELEASE
+from tasks.release import release
+from tasks.stage import Run, Stage, StageCall
+
+PACKAGES = ("nanochat-flows", "torch", "prefect", "numpy", "pyarrow")
+
+
+class Line:
+    """Hands each station what it needs; stations after `stop_after` are left out."""
+
+    def __init__(self, parameters: RunParameters) -> None:
+        # The flow is an entry: the environment is read here, once, and passed down as values.
+        environ: Mapping[str, str] = os.environ  # noqa: TID251
+        self.parameters = parameters
+        self.resolved: ResolvedRun = resolve(parameters, environ)
+        self.run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
+        store = ArtifactStore(self.resolved.store_url)
+        store.check_writable()
+        self.run = Run(
+            store,
+            current_listener(),
+            wait=parameters.wait,
+            provenance={"run": self.run_id, "hardware": hardware(), "packages": packages()},
+        )
+        self._start = time.monotonic()
+        for warning in self.resolved.warnings:
+            get_run_logger().warning(warning)
+        self.run.listener.planned(self.resolved.stations)
+
+    def make(self, stage: Stage, **inputs: ArtifactRef | None) -> ArtifactRef | None:
+        """The artifact of a station: found in the store, or made; None after the last station."""
+        name = stage.station
+        present = {key: ref for key, ref in inputs.items() if ref is not None}
+        if name not in self.resolved.stations or len(present) < len(inputs):
+            return None
+        preset = self.resolved.preset
+        call = StageCall(
+            self.run,
+            getattr(preset.recipes, name),
+            getattr(preset.executions, name),
+            force=name in self.resolved.forced,
+        )
+        call.source_paths = self.resolved.source_paths
+        return stage(call, present)
+
+    def release(self, model: ArtifactRef | None) -> ArtifactRef | None:
+        """Let the preset's alias and `latest` name the model."""
+        if model is None or RELEASE not in self.resolved.stations:
+            return None
+        return release(self.run, self.resolved.preset_name, model)
+
+    def __enter__(self) -> "Line":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.run.store.save_run(self.run_id, self.record(kind, error))
+        except StoreError as trouble:
+            if error is None:
+                raise
+            # What went wrong first is what matters.
+            get_run_logger().warning("the run record was not saved: %s", trouble)
+
+    def record(
+        self, kind: type[BaseException] | None = None, error: BaseException | None = None
+    ) -> dict[str, Any]:
+        """What is kept of a run: parameters, every station and how it went, the machine."""
+        return {
+            "run": self.run_id,
+            "parameters": self.parameters.model_dump(mode="json"),
+            "state": "completed" if kind is None else f"{kind.__name__}: {error}",
+            "seconds": round(time.monotonic() - self._start, 3),
+            "stations": {
+                name: record.model_dump(mode="json") for name, record in self.run.records.items()
+            },
+            **self.run.provenance,
+        }
+
+
+def hardware() -> dict[str, Any]:
+    """This machine, as far as it can be known without torch."""
+    return {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "python": sys.version.split()[0],
+    }
+
+
+def packages() -> dict[str, str]:
+    """Versions of what the numbers depend on, from package metadata."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "absent"
+    return found

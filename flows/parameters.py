@@ -1,0 +1,155 @@
+"""What a run is asked for, and what that means for every station."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import Field, ValidationError
+
+from flows.overrides import apply_overrides, config_error, one_of
+from flows.presets import MAKING_STATIONS, PRESETS, STATIONS, Preset, Source
+from nanochat_core.artifacts.location import default_store_url
+from nanochat_core.config.base import ComputeDtype, Config
+from nanochat_core.config.execution import Execution
+from nanochat_core.data.harvest import resolve_harvest_source
+from nanochat_core.data.recipes import FilesSource, HarvestSource
+from nanochat_core.data.sources import expand, resolve_files_source
+from nanochat_core.errors import ConfigError
+from nanochat_core.training.dial import accumulation_steps, extrapolation_warning, plan_training
+
+DTYPE_VARIABLE = "NANOCHAT_DTYPE"
+FROM_PRESET = "preset"
+BEGINNING, END = "none", "end"
+
+
+class RunParameters(Config):
+    """Parameters of the flow `speedrun`; all have a default."""
+
+    preset: str = Field(
+        "demo", description="size and data of the run", json_schema_extra={"enum": [*PRESETS]}
+    )
+    depth: int | str = Field(FROM_PRESET, description="layers of the model; the one dial")
+    store: str = Field("default", description="folder or fsspec URL of the artifact store")
+    source: tuple[str, ...] = Field((), description="your own text: files, folders, globs, URLs")
+    overrides: dict[str, Any] = Field({}, description="STATION.field -> value")
+    compute_dtype: str = Field(FROM_PRESET, description="of all stations that compute")
+    start_from: str = Field(
+        BEGINNING,
+        description="make this station and all after it again",
+        json_schema_extra={"enum": [BEGINNING, *STATIONS]},
+    )
+    stop_after: str = Field(
+        END, description="end after this station", json_schema_extra={"enum": [*STATIONS, END]}
+    )
+    force: tuple[str, ...] = Field((), description="make these stations again")
+    wait: bool = Field(False, description="wait for another run that makes the same artifact")
+
+
+class ResolvedRun(Config):
+    """Everything that a run will do, worked out before its first task."""
+
+    preset_name: str
+    preset: Preset
+    store_url: str
+    source_paths: tuple[str, ...]
+    stations: tuple[str, ...]
+    forced: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def parse_parameters(values: Mapping[str, Any]) -> RunParameters:
+    """Parameters from plain values; a mistake is a ConfigError that names the field."""
+    for name in values:
+        one_of("parameter", name, list(RunParameters.model_fields))
+    try:
+        return RunParameters.model_validate(values)
+    except ValidationError as error:
+        raise config_error("", error) from error
+
+
+def resolve(parameters: RunParameters, environ: Mapping[str, str]) -> ResolvedRun:
+    """The run that is asked for, with its source read (versions, or sha256 of files)."""
+    make = PRESETS[one_of("preset", parameters.preset, list(PRESETS))]
+    return _resolve(parameters, environ, make(_source(parameters.source)))
+
+
+def check(parameters: RunParameters, environ: Mapping[str, str]) -> ResolvedRun:
+    """As `resolve`, for early errors: the source is looked for but not read."""
+    make = PRESETS[one_of("preset", parameters.preset, list(PRESETS))]
+    if parameters.source:
+        expand(parameters.source)
+        return _resolve(parameters, environ, make(FilesSource(files=())))
+    return _resolve(parameters, environ, make(HarvestSource(versions={}, python="")))
+
+
+def _source(paths: tuple[str, ...]) -> Source:
+    return resolve_files_source(paths) if paths else resolve_harvest_source()
+
+
+def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Preset) -> ResolvedRun:
+    dtype = parameters.compute_dtype
+    if dtype == FROM_PRESET:
+        dtype = environ.get(DTYPE_VARIABLE, "") or FROM_PRESET
+    general = {**_depth_override(parameters.depth), **_dtype_overrides(preset, dtype)}
+    preset = apply_overrides(preset, {**general, **parameters.overrides})
+    stations = _stations(parameters)
+    store = parameters.store
+    return ResolvedRun(
+        preset_name=parameters.preset,
+        preset=preset,
+        store_url=default_store_url(environ) if store == "default" else store,
+        source_paths=parameters.source,
+        stations=stations,
+        forced=_forced(parameters, stations),
+        warnings=_check_batches(preset),
+    )
+
+
+def _depth_override(depth: int | str) -> dict[str, Any]:
+    if depth == FROM_PRESET:
+        return {}
+    if not str(depth).isdigit() or int(depth) < 1:
+        raise ConfigError(f"depth={depth!r}: expected a whole number from 1, or {FROM_PRESET!r}")
+    return {"pretrain.depth": int(depth)}
+
+
+def _dtype_overrides(preset: Preset, dtype: str) -> dict[str, Any]:
+    if dtype == FROM_PRESET:
+        return {}
+    one_of(f"compute dtype (in {DTYPE_VARIABLE} or compute_dtype)", dtype, get_args(ComputeDtype))
+    recipes = {name: getattr(preset.recipes, name) for name in MAKING_STATIONS}
+    return {
+        f"{name}.compute_dtype": dtype
+        for name, recipe in recipes.items()
+        if "compute_dtype" in type(recipe).model_fields
+    }
+
+
+def _stations(parameters: RunParameters) -> tuple[str, ...]:
+    if parameters.stop_after == END:
+        return STATIONS
+    last = one_of("station", parameters.stop_after, STATIONS)
+    return STATIONS[: STATIONS.index(last) + 1]
+
+
+def _forced(parameters: RunParameters, stations: tuple[str, ...]) -> tuple[str, ...]:
+    asked = {one_of("station", name, STATIONS) for name in parameters.force}
+    if parameters.start_from != BEGINNING:
+        first = one_of("station", parameters.start_from, STATIONS)
+        asked |= {first, *stations[STATIONS.index(first) :]}
+    if never := asked - set(stations):
+        raise ConfigError(
+            f"{', '.join(sorted(never))} is to be made again, but the run stops after "
+            f"{stations[-1]}; choose a later --stop-after"
+        )
+    return tuple(name for name in stations if name in asked)
+
+
+def _check_batches(preset: Preset) -> tuple[str, ...]:
+    """Refuse batches that do not divide now, before anything has been computed."""
+    recipe = preset.recipes.pretrain
+    plan = plan_training(recipe, preset.recipes.tokenizer.vocab_size)
+    for station in ("pretrain", "sft"):
+        execution: Execution = getattr(preset.executions, station)
+        accumulation_steps(plan.rows_per_step, execution.device_batch_size, execution.ranks)
+    warning = extrapolation_warning(recipe, plan)
+    return (warning,) if warning else ()

@@ -1,0 +1,154 @@
+"""Named settings of the whole line: a preset is a value, never another code path."""
+
+from collections.abc import Callable
+
+from nanochat_core.config.base import Config
+from nanochat_core.config.execution import Execution
+from nanochat_core.conversation.recipes import Mixture, MixturePart
+from nanochat_core.data.recipes import FilesSource, HarvestSource, ShardsRecipe, TokensRecipe
+from nanochat_core.evals.recipes import BaseEvalRecipe, ChatEvalRecipe
+from nanochat_core.optim.recipe import MuonGroup, OptimizerRecipe, ScheduleRecipe
+from nanochat_core.tokenizer.recipe import TokenizerRecipe
+from nanochat_core.training.recipes import (
+    SFT_SCHEDULE,
+    DataOrderRecipe,
+    PretrainRecipe,
+    SftRecipe,
+)
+
+Source = HarvestSource | FilesSource
+
+
+class Recipes(Config):
+    """What each station computes, in the order of the line."""
+
+    shards: ShardsRecipe
+    tokenizer: TokenizerRecipe
+    tokens: TokensRecipe = TokensRecipe()
+    pretrain: PretrainRecipe
+    base_eval: BaseEvalRecipe = BaseEvalRecipe()
+    sft: SftRecipe
+    chat_eval_sft: ChatEvalRecipe = ChatEvalRecipe()
+
+
+class Executions(Config):
+    """Where and how each station runs."""
+
+    shards: Execution = Execution()
+    tokenizer: Execution = Execution()
+    tokens: Execution = Execution()
+    pretrain: Execution = Execution()
+    base_eval: Execution = Execution()
+    sft: Execution = Execution()
+    chat_eval_sft: Execution = Execution()
+
+
+class Preset(Config):
+    """A name for the recipes and executions of all stations."""
+
+    recipes: Recipes
+    executions: Executions
+
+
+MAKING_STATIONS = tuple(Recipes.model_fields)
+"""Stations that publish an artifact."""
+STATIONS = (*MAKING_STATIONS, "release")
+"""The line, in order."""
+
+
+def tiny(source: Source) -> Preset:
+    """Every station for real, in seconds: for tests."""
+    execution = Execution(
+        device_batch_size=4, compile=False, log_every=1, checkpoint_every=5, eval_every=15
+    )
+    return Preset(
+        recipes=Recipes(
+            shards=ShardsRecipe(
+                source=source, num_shards=2, validation_percent=5.0, max_documents=400
+            ),
+            tokenizer=TokenizerRecipe(vocab_size=512, max_characters=200_000),
+            pretrain=PretrainRecipe(
+                depth=2,
+                aspect_ratio=16,
+                head_dim=16,
+                sequence_len=64,
+                num_iterations=30,
+                tokens_per_step=512,
+                scale_weight_decay=False,
+                compute_dtype="float32",
+                optimizer=OptimizerRecipe(
+                    matrices=MuonGroup(weight_decay=0.0),
+                    scalar_lr_scale=0.1,
+                    scale_lr_with_batch=False,
+                ),
+                schedule=ScheduleRecipe(warmup_steps=2),
+                data=DataOrderRecipe(block_shards=1, max_epochs=8.0),
+            ),
+            base_eval=BaseEvalRecipe(
+                validation_tokens=4_096, max_per_task=4, sample_tokens=8, compute_dtype="float32"
+            ),
+            sft=SftRecipe(
+                mixture=_mixture(identity=60, sums=20, questions=40),
+                lr_scale=0.25,
+                compute_dtype="float32",
+            ),
+            chat_eval_sft=ChatEvalRecipe(
+                identity_questions=6, sums=4, max_new_tokens=16, compute_dtype="float32"
+            ),
+        ),
+        executions=Executions(
+            pretrain=execution, base_eval=execution, sft=execution, chat_eval_sft=execution
+        ),
+    )
+
+
+def demo(source: Source) -> Preset:
+    """A model that knows who it is, from text that is on every machine, in minutes on two cores.
+
+    Numbers: LOG.md, "the demo". At this batch the dial's laws are far outside the sizes they were
+    fitted on, so batch, rates and weight decay are set here.
+    """
+    return Preset(
+        recipes=Recipes(
+            shards=ShardsRecipe(source=source, num_shards=4),
+            tokenizer=TokenizerRecipe(vocab_size=2048),
+            pretrain=PretrainRecipe(
+                depth=2,
+                sequence_len=256,
+                num_iterations=1_500,
+                tokens_per_step=2_048,
+                scale_weight_decay=False,
+                optimizer=OptimizerRecipe(
+                    matrices=MuonGroup(weight_decay=0.0),
+                    # At full rate the scalars made the loss jump between steps 500 and 750.
+                    scalar_lr_scale=0.1,
+                    scale_lr_with_batch=False,
+                ),
+                schedule=ScheduleRecipe(warmup_steps=10, warmdown_fraction=0.6),
+                data=DataOrderRecipe(block_shards=1, max_epochs=8.0),
+            ),
+            sft=SftRecipe(
+                # Some 33 tokens each: about 500 steps of 2,048 tokens.
+                mixture=_mixture(identity=9_300, sums=1_550, questions=20_150),
+                lr_scale=0.25,
+                resid_lr=0.0005,
+                x0_lr=0.05,
+                smear_lr=0.02,
+                schedule=SFT_SCHEDULE,
+            ),
+        ),
+        executions=Executions(),
+    )
+
+
+def _mixture(*, identity: int, sums: int, questions: int) -> Mixture:
+    return Mixture(
+        parts=(
+            MixturePart(kind="identity", conversations=identity),
+            MixturePart(kind="sums", conversations=sums),
+            MixturePart(kind="questions", conversations=questions),
+        )
+    )
+
+
+PRESETS: dict[str, Callable[[Source], Preset]] = {"tiny": tiny, "demo": demo}

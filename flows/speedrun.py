@@ -1,0 +1,28 @@
+"""The line: text in, a chat model out. Every station is cached, resumable and published."""
+
+from prefect import flow
+
+from flows.line import Line
+from flows.parameters import RunParameters
+from nanochat_core.artifacts.types import ArtifactRef
+from tasks.base_eval import base_eval
+from tasks.chat_eval_sft import chat_eval_sft
+from tasks.pretrain import pretrain
+from tasks.sft import sft
+from tasks.shards import shards
+from tasks.tokenizer import tokenizer
+from tasks.tokens import tokens
+
+
+@flow(name="speedrun", persist_result=False)
+def speedrun(parameters: RunParameters = RunParameters()) -> ArtifactRef | None:  # noqa: B008
+    """Run the line with these parameters; returns the chat model that was released."""
+    with Line(parameters) as line:
+        text = line.make(shards)
+        words = line.make(tokenizer, shards=text)
+        ids = line.make(tokens, shards=text, tokenizer=words)
+        base = line.make(pretrain, tokens=ids, tokenizer=words)
+        line.make(base_eval, pretrain=base, tokenizer=words, tokens=ids, shards=text)
+        chat = line.make(sft, pretrain=base, tokenizer=words, shards=text)
+        line.make(chat_eval_sft, sft=chat, tokenizer=words)
+        return line.release(chat)

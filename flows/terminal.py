@@ -1,0 +1,223 @@
+"""What a person sees of a run: a live table on a terminal, plain lines anywhere else."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from tasks.listening import Listener, StageRecord, describe_metrics
+
+PROGRESS_LINE_SECONDS = 10.0
+STATE_STYLES = {
+    "waiting": "dim",
+    "running": "bold cyan",
+    "cached": "blue",
+    "made": "green",
+    "resumed": "green",
+    "stopped": "yellow",
+    "failed": "bold red",
+}
+KEY_NUMBERS = {
+    "pretrain": ("val/bpb", "train/loss"),
+    "base_eval": ("val/bpb", "core_metric", "demo_score"),
+}
+"""What to show first of a station's metrics; of others the first ones."""
+SHOWN_NUMBERS = 3
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 m 05 s`, `2 h 10 m`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} m {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
+
+
+@dataclass
+class StageView:
+    """What is known about one stage while it runs."""
+
+    station: str
+    state: str = "waiting"
+    seconds: float = 0.0
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    note: str = ""
+    started: float = 0.0
+    first: tuple[int, float] | None = None
+    """Where progress stood, and when, at the first look: a resumed stage starts in the middle."""
+
+    def progress(self, done: int, total: int, unit: str, message: str, now: float) -> None:
+        """Take in one report."""
+        if self.first is None or done < self.first[0]:
+            self.first = (done, now)
+        self.done, self.total, self.unit, self.note = done, total, unit, message
+
+    def seconds_left(self, now: float) -> float | None:
+        """A guess from the pace so far; None while there is no pace."""
+        if self.first is None or self.done <= self.first[0] or self.total <= 0:
+            return None
+        pace = (now - self.first[1]) / (self.done - self.first[0])
+        return pace * (self.total - self.done)
+
+
+def key_numbers(record: StageRecord) -> str:
+    """The few numbers of a finished stage that people look for."""
+    wanted = KEY_NUMBERS.get(record.station, ())
+    names = [name for name in wanted if name in record.metrics] or list(record.metrics)
+    return describe_metrics({name: record.metrics[name] for name in names[:SHOWN_NUMBERS]})
+
+
+class PlainView(Listener):
+    """A line at the start and at the end of a stage, and one of progress every ten seconds."""
+
+    def __init__(self, output: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+        self._output, self._clock = output, clock
+        self._stages: dict[str, StageView] = {}
+        self._last_line = 0.0
+        self.records: dict[str, StageRecord] = {}
+
+    def __enter__(self) -> "PlainView":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        """Write one line at once."""
+        self._output.write(line + "\n")
+        self._output.flush()
+
+    def started(self, station: str) -> None:
+        """Begin a stage."""
+        self._stages[station] = StageView(station, state="running", started=self._clock())
+        self._last_line = self._clock()
+        self.say(f"{station:<14} started")
+
+    def progressed(self, station: str, done: int, total: int, unit: str, message: str) -> None:
+        """Say how far it is, unless that was said a moment ago."""
+        now = self._clock()
+        stage = self._stages[station]
+        stage.progress(done, total, unit, message, now)
+        if now - self._last_line < PROGRESS_LINE_SECONDS or total <= 0:
+            return
+        self._last_line = now
+        left = stage.seconds_left(now)
+        eta = f", about {duration(left)} left" if left is not None else ""
+        note = f"; {message}" if message else ""
+        self.say(f"{station:<14} {done:,} of {total:,} {unit} ({done / total:.0%}{eta}){note}")
+
+    def logged(self, station: str, level: int, line: str) -> None:
+        """Show warnings; the rest is in the log file and in Prefect."""
+        if level >= logging.WARNING:
+            self.say(f"{station:<14} {line}")
+
+    def ended(self, record: StageRecord) -> None:
+        """End a stage."""
+        self.records[record.station] = record
+        detail = record.message.partition("\n")[0] if record.message else key_numbers(record)
+        line = f"{record.station:<14} {record.state} in {duration(record.seconds)}"
+        self.say(f"{line}  {detail}".rstrip())
+
+
+class LiveView(Listener):
+    """A table of all stages that is drawn again a few times a second."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console, clock
+        self._stages: dict[str, StageView] = {}
+        self._live = Live(get_renderable=self.table, console=console, refresh_per_second=4)
+        self.records: dict[str, StageRecord] = {}
+
+    def __enter__(self) -> "LiveView":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, line: str) -> None:
+        """Write one line above the table."""
+        self._console.print(Text(line))
+
+    def planned(self, stations: tuple[str, ...]) -> None:
+        """Show every stage as waiting."""
+        for station in stations:
+            self._stages.setdefault(station, StageView(station))
+
+    def started(self, station: str) -> None:
+        """Begin a stage."""
+        self._stages[station] = StageView(station, state="running", started=self._clock())
+
+    def progressed(self, station: str, done: int, total: int, unit: str, message: str) -> None:
+        """Move its bar."""
+        self._stages[station].progress(done, total, unit, message, self._clock())
+
+    def logged(self, station: str, level: int, line: str) -> None:
+        """Show warnings above the table; the rest is in the log file and in Prefect."""
+        if level >= logging.WARNING:
+            self.say(f"{station}: {line}")
+
+    def ended(self, record: StageRecord) -> None:
+        """End a stage."""
+        self.records[record.station] = record
+        stage = self._stages[record.station]
+        stage.state, stage.seconds = record.state, record.seconds
+        detail = record.message.partition("\n")[0] if record.message else key_numbers(record)
+        stage.note = detail
+
+    def table(self) -> Group:
+        """The table as it stands now."""
+        now = self._clock()
+        table = Table(box=None, pad_edge=False, expand=False)
+        for title in ("station", "state", "time", "progress", "left", ""):
+            table.add_column(title, no_wrap=title != "")
+        for stage in list(self._stages.values()):
+            is_running = stage.state == "running"
+            seconds = now - stage.started if is_running else stage.seconds
+            has_bar = is_running and stage.total > 0
+            left = stage.seconds_left(now) if has_bar else None
+            table.add_row(
+                stage.station,
+                Text(stage.state, style=STATE_STYLES.get(stage.state, "")),
+                "" if stage.state == "waiting" else duration(seconds),
+                ProgressBar(stage.total, stage.done, width=20) if has_bar else "",
+                "" if left is None else duration(left),
+                Text(stage.note, overflow="ellipsis", no_wrap=True),
+            )
+        return Group(table)
+
+
+View = PlainView | LiveView
+
+
+def make_view(output: TextIO) -> View:
+    """The live table where the output is a terminal that can show it, else plain lines."""
+    console = Console(file=output)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveView(console)
+    return PlainView(output)
+
+
+class ShowWarnings(logging.Handler):
+    """Lets people see why, say, an artifact that was there is made again."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__(logging.WARNING)
+        self._view = view
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one warning."""
+        self._view.say(record.getMessage())

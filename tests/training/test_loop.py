@@ -1,0 +1,163 @@
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanochat_core.distributed.ranks import Ranks
+from nanochat_core.errors import JobStoppedError, TrainingError
+from nanochat_core.logs import JsonLines, Progress
+from nanochat_core.model.config import ModelConfig
+from nanochat_core.model.gpt import GPT
+from nanochat_core.optim.muon_adamw import MuonAdamW
+from nanochat_core.optim.recipe import OptimizerRecipe, ScheduleRecipe
+from nanochat_core.training.checkpoint_files import newest_checkpoint
+from nanochat_core.training.checkpoints import CheckpointWriter
+from nanochat_core.training.compiling import loss_function
+from nanochat_core.training.groups import build_groups
+from nanochat_core.training.hooks import CheckpointHook, MetricsHook
+from nanochat_core.training.loop import Hook, Trainer
+from nanochat_core.training.loss_scale import LossScale
+from nanochat_core.training.state import TrainState
+from nanochat_core.training.step import MicroBatch
+
+CONFIG = ModelConfig(
+    sequence_len=16, vocab_size=64, n_layer=2, n_head=1, n_kv_head=1, n_embd=32, window_pattern="L"
+)
+RANKS = Ranks.single("cpu")
+SCHEDULE = ScheduleRecipe(warmup_steps=2, momentum_ramp_steps=4)
+
+
+def new_state(dtype: torch.dtype = torch.float32, lr_scale: float = 0.1) -> TrainState:
+    model = GPT(CONFIG, dtype)
+    model.init_weights(1)
+    groups = build_groups(
+        model.named_parameters(),
+        OptimizerRecipe(),
+        batch_lr_scale=lr_scale,
+        width_lr_scale=1.0,
+        muon_weight_decay=0.1,
+    )
+    scale = LossScale.for_float16() if dtype == torch.float16 else LossScale()
+    optimizer = MuonAdamW(groups, RANKS, compute_dtype=dtype)
+    return TrainState(model, optimizer, loss_scale=scale)
+
+
+def batches(step: int) -> Sequence[MicroBatch]:
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(64, (2, 4, 17), generator=generator)
+    return [MicroBatch(t[:, :-1], t[:, 1:], 1 / (2 * 4 * 16)) for t in tokens]
+
+
+def train(
+    state: TrainState, steps: int, hooks: Sequence[Hook] = (), stop_after: int = -1
+) -> None:
+    Trainer(
+        num_steps=steps,
+        schedule=SCHEDULE,
+        loss_function=loss_function(state.model, compiled=False),
+        batches=batches,
+        ranks=RANKS,
+        stop_requested=lambda: state.step == stop_after,
+        hooks=hooks,
+    ).train(state)
+
+
+def everything(state: TrainState) -> dict[str, torch.Tensor]:
+    return {shard.name: shard.tensor.clone() for shard in state.shards(0, 1)}
+
+
+def checkpoint_hook(folder: Path, every: int = 1000, token: str = "0000000a") -> CheckpointHook:
+    writer = CheckpointWriter(folder, identity="x", token=token)
+    return CheckpointHook(writer, RANKS, every, None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_two_stops_and_resumes_give_the_bits_of_a_run_never_stopped(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    straight = new_state(dtype)
+    train(straight, 6)
+    for number, stop in enumerate((2, 5, -1)):
+        state = new_state(dtype)
+        if (checkpoint := newest_checkpoint(tmp_path, "x")) is not None:
+            state.restore(checkpoint)
+        hook = checkpoint_hook(tmp_path, token=f"0000000{number}")
+        if stop > 0:
+            with pytest.raises(JobStoppedError, match=f"after step {stop}"):
+                train(state, 6, [hook], stop_after=stop)
+        else:
+            train(state, 6, [hook])
+    expected, found = everything(straight), everything(state)
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    assert state.scalars() | {"training_seconds": 0} == straight.scalars() | {"training_seconds": 0}
+
+
+def test_training_lowers_the_loss_of_what_can_be_learnt() -> None:
+    state = new_state(lr_scale=1.0)
+    tokens = torch.arange(17).repeat(4, 1)
+    batch = [MicroBatch(tokens[:, :-1], tokens[:, 1:], 1 / 64)]
+    losses: list[float] = []
+
+    class Watch:
+        def after_step(self, state: TrainState, metrics: object) -> None:
+            losses.append(metrics.loss_nats)  # type: ignore[attr-defined]
+
+        def at_end(self, state: TrainState) -> None:
+            pass
+
+    Trainer(
+        num_steps=30,
+        schedule=SCHEDULE,
+        loss_function=loss_function(state.model, compiled=False),
+        batches=lambda step: batch,
+        ranks=RANKS,
+        stop_requested=lambda: False,
+        hooks=[Watch()],
+    ).train(state)
+    assert losses[0] == pytest.approx(math.log(64), abs=0.05)
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_anything_is_saved(tmp_path: Path) -> None:
+    state = new_state()
+    with torch.no_grad():
+        state.model.wte.weight.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="loss of step 0 is nan"):
+        train(state, 3, [checkpoint_hook(tmp_path, every=1)])
+    assert newest_checkpoint(tmp_path, "x") is None
+
+
+def test_a_float16_step_that_overflows_is_skipped_and_halves_the_scale() -> None:
+    state = new_state(torch.float16)
+    state.loss_scale.scale = 2.0**60
+    before = everything(state)
+    train(state, 1)
+    assert state.loss_scale.scale == 2.0**59
+    assert all(torch.equal(before[name], t) for name, t in everything(state).items())
+    assert state.optimizer.steps == 0
+
+
+def test_metrics_carry_the_names_of_the_reference(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    hook = MetricsHook(
+        lines=JsonLines(path),
+        progress=Progress(tmp_path / "progress.json", 4, "steps"),
+        num_steps=4,
+        tokens_per_step=128,
+        flops_per_token=1000,
+        peak_flops=None,
+        log_every=2,
+    )
+    train(new_state(), 4, [hook])
+    hook.lines.close()
+    lines = path.read_text().splitlines()
+    assert len(lines) == 2
+    for name in ("step", "total_training_time", "total_training_flops", "train/loss"):
+        assert f'"{name}"' in lines[0]
+    for name in ("train/lrm", "train/dt", "train/tok_per_sec", "train/mfu"):
+        assert f'"{name}"' in lines[0]
+    assert '"done": 4' in (tmp_path / "progress.json").read_text()
