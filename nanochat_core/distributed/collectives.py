@@ -104,7 +104,7 @@ def agree_any(flag: bool, ranks: Ranks) -> bool:
 
 
 def sum_numbers(values: list[float], ranks: Ranks) -> list[float]:
-    """Each number summed over ranks in rank order, in float64 (float32 where there is none)."""
+    """Each number summed over ranks, in float64; the same bits on every rank."""
     if ranks.world_size == 1:
         return values
     mine = torch.tensor([values], dtype=torch.float64, device=ranks.device)

@@ -8,7 +8,6 @@ With powers of two the tree, and so every bit, is the same for 1 x 4, 2 x 2 and 
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from nanochat_core.distributed import collectives
@@ -46,9 +45,3 @@ def replicated_sum(flat: Tensor, ranks: Ranks, reduction: Reduction) -> Pending:
         return collectives.all_reduce(flat, ranks)
     work = collectives.all_gather(flat[None], ranks)
     return Pending(flat, finish=lambda _: tree_sum(work.wait()))
-
-
-def check_same_everywhere(value: Tensor, ranks: Ranks) -> bool:
-    """Whether every rank holds the same bits of a small tensor (after a load, for instance)."""
-    gathered = collectives.all_gather(value.reshape(1, -1), ranks).wait()
-    return bool(torch.equal(gathered, gathered[:1].expand_as(gathered)))
