@@ -33,3 +33,7 @@ class EvalProgress:
             )
         self._done = min(self._phase_start + done_in_phase, self._total)
         self._file.update(self._done, message)
+
+    def finish(self) -> None:
+        """Everything is done, whatever share of it the other ranks took."""
+        self._file.update(self._total)

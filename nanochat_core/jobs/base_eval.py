@@ -13,6 +13,7 @@ from nanochat_core.data.eval_bundle import build_heldout_bundle
 from nanochat_core.data.validation_rows import ValidationRows
 from nanochat_core.distributed.collectives import barrier
 from nanochat_core.distributed.ranks import Ranks
+from nanochat_core.errors import DataError
 from nanochat_core.evals.bits_per_byte import Batch, LossTotals, loss_totals
 from nanochat_core.evals.bundle import Bundle, read_bundle
 from nanochat_core.evals.core import CoreResult, count_examples, evaluate_core, example_rows
@@ -35,6 +36,8 @@ SCORES_FILE = "scores.json"
 SAMPLES_FILE = "samples.json"
 EXAMPLES_FILE = "examples.csv"
 BUNDLE_FOLDER = "bundle"
+MAX_LOGITS = 2**29
+"""Of one forward pass: it is not compiled, so several float32 copies of 2 GiB each exist."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,13 @@ class BaseEval:
     bundle: Bundle
     progress: EvalProgress
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of one forward pass: a micro-batch of training, or fewer, but at least a row."""
+        config, rows = self.model.config, self.spec.execution.device_batch_size
+        most_rows = MAX_LOGITS // (config.vocab_size * config.sequence_len)
+        return max(1, min(rows, most_rows)) * config.sequence_len
+
     def validation_loss(self) -> LossTotals:
         """Summed loss of the validation rows, of all ranks."""
         self.progress.start_phase()
@@ -58,15 +68,13 @@ class BaseEval:
     def tasks(self) -> CoreResult:
         """Every task of the bundle."""
         self.progress.start_phase()
-        execution = self.spec.execution
         return evaluate_core(
             self.model,
             self.tokenizer,
             self.bundle,
             self.ranks,
             max_per_task=self.recipe.max_per_task,
-            # As large as a micro-batch of training, which is known to fit.
-            batch_tokens=execution.device_batch_size * self.model.config.sequence_len,
+            batch_tokens=self.batch_tokens,
             on_progress=self.progress.update,
         )
 
@@ -84,7 +92,7 @@ class BaseEval:
         return samples
 
     def _batches(self) -> Iterator[Batch]:
-        size, ranks = self.spec.execution.device_batch_size, self.ranks
+        size, ranks = self.batch_tokens // self.rows.sequence_len, self.ranks
         batches = self.rows.batches(size, rank=ranks.rank, world_size=ranks.world_size)
         num_read = 0
         for tokens_BT, targets_BT in batches:
@@ -97,21 +105,17 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     """Measure everything on every rank, then write the files of the artifact on the first."""
     evaluation = prepare(spec, ranks, stop)
     loss = evaluation.validation_loss()
-    log.info("%.4f bits per byte over %d tokens", loss.bits_per_byte, loss.num_targets)
     tasks = evaluation.tasks()
-    log.info("%s %.4f +- %.4f", tasks.metric_name, tasks.score, tasks.score_stderr)
     if ranks.is_main:
+        log.info("%.4f bits per byte, %s", loss.bits_per_byte, task_scores(tasks))
         publish(evaluation, loss, tasks, evaluation.samples())
+        evaluation.progress.finish()
 
 
 def prepare(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> BaseEval:
     """Read everything that will be needed; whatever cannot work is refused here."""
     recipe = BaseEvalRecipe.model_validate(spec.recipe)
-    folder = Path(spec.output_folder) / BUNDLE_FOLDER
-    if ranks.is_main:
-        build_heldout_bundle(spec.input("shards"), folder, seed=recipe.seed)
-    barrier(ranks)
-    bundle = read_bundle(folder)
+    bundle = make_bundle(spec, recipe, ranks)
     tokenizer = Tokenizer.load(spec.input("tokenizer"))
     dtype = resolve_compute_dtype(recipe.compute_dtype, ranks.device)
     model, _ = load_model(spec.input("pretrain"), ranks.device, dtype)
@@ -126,6 +130,19 @@ def prepare(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> BaseEval:
     path = Path(spec.work_folder) / PROGRESS_FILE if ranks.is_main else None
     progress = EvalProgress(path, total, stop)
     return BaseEval(spec, recipe, ranks, model, tokenizer, rows, bundle, progress)
+
+
+def make_bundle(spec: JobSpec, recipe: BaseEvalRecipe, ranks: Ranks) -> Bundle:
+    """The tasks made of held-out documents; none when these hold too few sentences."""
+    folder = Path(spec.output_folder) / BUNDLE_FOLDER
+    if ranks.is_main:
+        try:
+            build_heldout_bundle(spec.input("shards"), folder, seed=recipe.seed)
+        except DataError as error:
+            # A text without sentences (code, tables) still has bits per byte and samples.
+            log.warning("no in-context tasks, and so no demo_score: %s", error)
+    barrier(ranks)
+    return read_bundle(folder) if folder.exists() else Bundle(())
 
 
 def publish(
@@ -145,8 +162,7 @@ def publish(
         files=files,
         metrics={
             "val/bpb": loss.bits_per_byte,
-            tasks.metric_name: tasks.score,
-            f"{tasks.metric_name}/stderr": tasks.score_stderr,
+            **task_scores(tasks),
         },
         provenance=describe_hardware(evaluation.ranks, evaluation.model.compute_dtype),
     ).save(output)
@@ -159,10 +175,17 @@ def scores(loss: LossTotals, tasks: CoreResult) -> dict[str, Any]:
         "val/loss": loss.nats_per_token,
         "val/tokens": loss.num_targets,
         "val/bytes": loss.num_bytes,
-        tasks.metric_name: tasks.score,
-        f"{tasks.metric_name}/stderr": tasks.score_stderr,
+        **task_scores(tasks),
         "tasks": {task.task.label: task.summary() for task in tasks.tasks},
     }
+
+
+def task_scores(tasks: CoreResult) -> dict[str, float]:
+    """The score of all tasks under its name, with its standard error; empty without tasks."""
+    if not tasks.tasks:
+        return {}
+    name = tasks.metric_name
+    return {name: tasks.score, f"{name}/stderr": tasks.score_stderr}
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -160,3 +160,17 @@ def test_a_stop_request_ends_an_evaluation(
     with pytest.raises(JobStoppedError):
         job.main(make_spec(line, tmp_path, job.__name__.split(".")[-1]), Ranks.single(), stop)
     assert not (tmp_path / "output" / "outputs.json").exists()
+
+
+def test_text_without_sentences_still_has_bits_per_byte(
+    line: dict[str, str], tmp_path: Path
+) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    documents = [Document("x = 1\ny = 2", held_out=i == 0) for i in range(4)]
+    (shards / INDEX_FILE).write_text(write_shards(documents, shards, 1).model_dump_json())
+    spec = make_spec({**line, "shards": str(shards)}, tmp_path, "base_eval")
+    base_eval.main(spec, Ranks.single(), StopRequest())
+    outputs = StageOutput.load(tmp_path / "output")
+    assert set(outputs.metrics) == {"val/bpb"}
+    assert set(outputs.files) == {"scores.json", "samples.json", "examples.csv"}
