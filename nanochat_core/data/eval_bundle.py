@@ -163,14 +163,15 @@ def _settled_words(sentences: Sequence[str]) -> dict[tuple[str, str], str]:
 def _word_items(sentences: Sequence[str], draw: _Draw) -> list[Item]:
     """One item a sentence, at the last place where a plain word is settled."""
     settled = _settled_words(sentences)
-    items = []
+    items: dict[str, Item] = {}
     for sentence in sentences:
         words = sentence.split(" ")[:MAX_WORDS]
         for at in range(len(words) - 1, 3, -1):
             if words[at].isalpha() and settled.get((words[at - 2], words[at - 1])) == words[at]:
-                items.append({"context": " ".join(words[:at]), "continuation": words[at]})
+                context = " ".join(words[:at])
+                items[context] = {"context": context, "continuation": words[at]}
                 break
-    return draw.mixed(items, key=lambda item: item["context"])[:ITEMS_PER_TASK]
+    return draw.mixed(items.values(), key=lambda item: item["context"])[:ITEMS_PER_TASK]
 
 
 def _tasks(documents: Sequence[str], draw: _Draw) -> list[_Task]:

@@ -6,14 +6,11 @@ One pass over the files in several processes; what comes out does not depend on 
 """
 
 import ast
-import logging
-
 import sys
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-
 from importlib.metadata import Distribution, PackageNotFoundError, distribution, version
 from pathlib import Path, PurePosixPath
 
@@ -31,17 +28,15 @@ from nanochat_core.data.workers import map_in_processes
 from nanochat_core.errors import DataError
 from nanochat_core.logs import Progress
 
-logger = logging.getLogger(__name__)
-
 ABSENT = "absent"
 STANDARD_LIBRARY = "python"
 TOPICS_MODULE = "pydoc_data.topics"
 BATCHES = 64
-_SKIPPED_FOLDERS = frozenset(
-    "test tests testing idle_test idlelib lib2to3 turtledemo site-packages dist-packages __pycache__ "
-    "_vendor vendor vendored _vendored _vendored_packages extern externals third_party node_modules"
-    .split()
-)
+_SKIPPED = """
+test tests testing idle_test idlelib lib2to3 turtledemo site-packages dist-packages __pycache__
+_vendor vendor vendored _vendored _vendored_packages extern externals third_party node_modules
+"""
+_SKIPPED_FOLDERS = frozenset(_SKIPPED.split())
 
 
 def resolve_harvest_source() -> HarvestSource:
@@ -130,7 +125,7 @@ def _standard_library_files() -> list[SourceFile]:
 
 def list_files(source: HarvestSource) -> list[SourceFile]:
     """Every file to read, in a stable order; refuses other versions than those planned."""
-    found = _standard_library_files()
+    found = []
     for name, planned in source.versions.items():
         if planned == ABSENT:
             continue
@@ -145,6 +140,7 @@ def list_files(source: HarvestSource) -> list[SourceFile]:
                 "or install what was planned"
             )
         found += _distribution_files(name, dist)
+    found += _standard_library_files()
     return sorted(found, key=lambda file: (file.distribution, file.module, str(file.path)))
 
 
@@ -237,13 +233,17 @@ def is_held_out(name: str, percent: float) -> bool:
 def _split(modules: Sequence[Module], percent: float) -> tuple[list[Module], list[Module]]:
     """Train and validation modules, by hash of their names.
 
-    A paragraph is compared with those before it only, so a short one in validation may be part
-    of a long one in train that comes later: those leave validation here.
+    A paragraph was compared with those before it only, so a short one may be part of a long one
+    that comes later, on the other side: such paragraphs leave the side of the short one here.
     """
     train = [module for module in modules if not is_held_out(module.name, percent)]
     held_out = [module for module in modules if is_held_out(module.name, percent)]
-    seen = seen_in(p.shingles for module in train for p in module.paragraphs)
-    return train, _without_seen(held_out, seen)
+    held_out = _without_seen(held_out, _seen_in_modules(train))
+    return _without_seen(train, _seen_in_modules(held_out)), held_out
+
+
+def _seen_in_modules(modules: Iterable[Module]) -> SeenShingles:
+    return seen_in(p.shingles for module in modules for p in module.paragraphs)
 
 
 def _without_seen(modules: Iterable[Module], seen: SeenShingles) -> list[Module]:
@@ -255,9 +255,7 @@ def _without_seen(modules: Iterable[Module], seen: SeenShingles) -> list[Module]
     return kept
 
 
-def read_modules(
-    files: Sequence[SourceFile], *, workers: int, progress: Progress
-) -> list[Module]:
+def read_modules(files: Sequence[SourceFile], *, workers: int, progress: Progress) -> list[Module]:
     """Paragraphs of every module, in the order of `files`."""
     batches = _batches(files, BATCHES)
     progress.total = len(batches)

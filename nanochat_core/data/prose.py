@@ -15,20 +15,22 @@ MIN_STOP_WORDS = 0.22
 MIN_PLAIN_CHARACTERS = 0.94
 MAX_CODE_WORDS = 0.12
 
-STOP_WORDS = frozenset(
-    "a about after all also an and any are as at be because been before being between both but by "
-    "can cannot could did do does each either else even every first for from given had has have "
-    "here how i if in instead into is it its itself just like may more most must need needs no not "
-    "of on once one only or other otherwise our out over rather same should since so some still "
-    "such than that the their them then there therefore these they this those through to too two "
-    "under until up use used uses using was we well were what when where whether which while who "
-    "whose will with within without would you your".split()
-)
+_STOP_WORDS_TEXT = """
+a about after all also an and any are as at be because been before being between both but by can
+cannot could did do does each either else even every first for from given had has have here how i
+if in instead into is it its itself just like may more most must need needs no not of on once one
+only or other otherwise our out over rather same should since so some still such than that the
+their them then there therefore these they this those through to too two under until up use used
+uses using was we well were what when where whether which while who whose will with within without
+would you your
+"""
+STOP_WORDS = frozenset(_STOP_WORDS_TEXT.split())
 
-_DROPPED_SECTIONS = frozenset(
-    "parameters returns return yields yield receives raises warns warnings attributes methods "
-    "arguments args keyword other see references reference example examples usage".split()
-)
+_SECTIONS_TEXT = """
+parameters returns return yields yield receives raises warns warnings attributes methods arguments
+args keyword other see references reference example examples usage
+"""
+_DROPPED_SECTIONS = frozenset(_SECTIONS_TEXT.split())
 
 _UNDERLINE = re.compile(r"^[-=~^\"'`#*+]{3,}$")
 _HEADING = re.compile(r"^#{1,6} ")
@@ -54,7 +56,17 @@ _FORBIDDEN = re.compile(
 _PLAIN = re.compile(r"[^A-Za-z ,.;:'\"!?()-]")
 _CODE_WORD = re.compile(r"[_=\[\]/*#@+&<>|~^$%]|\w\.\w|\w\(|[a-z][A-Z]|^-{1,2}\w")
 _WORD_EDGES = ".,;:!?()'\"-"
-_TYPOGRAPHY = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "-", "—": "-", "…": "..."})
+_TYPOGRAPHY = str.maketrans(
+    {
+        "\u2018": "'",
+        "\u2019": "'",
+        "\u201c": '"',
+        "\u201d": '"',
+        "\u2013": "-",
+        "\u2014": "-",
+        "\u2026": "...",
+    }
+)
 
 
 def strip_markup(text: str) -> str:

@@ -154,6 +154,7 @@ def build_shards(
             source_paths,
             validation_percent=recipe.validation_percent,
             max_documents=recipe.max_documents,
+            progress=progress,
         )
     index = write_shards(documents, output, recipe.num_shards)
     _write_questions(questions, output / QUESTIONS_FILE)

@@ -13,6 +13,7 @@ from nanochat_core.data.near_duplicates import stable_hash
 from nanochat_core.data.recipes import FileDigest, FilesSource
 from nanochat_core.data.text_files import FORMATS, documents_of, open_binary, suffix_of
 from nanochat_core.errors import DataError
+from nanochat_core.logs import Progress
 
 BLOCK_DOCUMENTS = 20
 """Neighbouring documents are often one text: whole blocks of them are held out together."""
@@ -87,8 +88,11 @@ def list_source(paths: Sequence[str]) -> list[SourceFile]:
     """Files behind the given paths, each once, in the order given and by name inside each."""
     if not paths:
         raise DataError("no source was given; expected files, folders, globs or URLs")
-    found = {file.path: file for given in reversed(paths) for file in reversed(_matches(given))}
-    return list(reversed(found.values()))
+    found: dict[str, SourceFile] = {}
+    for given in paths:
+        for file in _matches(given):
+            found.setdefault(file.path, file)
+    return list(found.values())
 
 
 def expand(paths: Sequence[str]) -> list[str]:
@@ -126,7 +130,7 @@ def check_unchanged(source: FilesSource, files: Sequence[SourceFile]) -> None:
         raise DataError(
             f"the source changed since it was planned: {', '.join(differing[:5])}; run again"
         )
-    for file, expected in zip(files, source.files):
+    for file, expected in zip(files, source.files, strict=True):
         if _digest(file) != expected:
             raise DataError(
                 f"{file.path} changed since it was planned (sha256 was {expected.sha256[:12]}); "
@@ -148,7 +152,12 @@ def held_out_blocks(num_documents: int, percent: float) -> frozenset[int]:
 
 
 def read_source(
-    source: FilesSource, paths: Sequence[str], *, validation_percent: float, max_documents: int
+    source: FilesSource,
+    paths: Sequence[str],
+    *,
+    validation_percent: float,
+    max_documents: int,
+    progress: Progress,
 ) -> Iterator[Document]:
     """Documents of the planned files in order; those of held-out blocks are marked.
 
@@ -168,5 +177,7 @@ def read_source(
     count = sum(1 for _ in texts())
     count = min(count, max_documents) if max_documents else count
     blocks = held_out_blocks(count, validation_percent)
-    for number, text in zip(range(count), texts()):
+    progress.total = count
+    for number, text in zip(range(count), texts(), strict=False):
         yield Document(text, number // BLOCK_DOCUMENTS in blocks)
+        progress.update(number + 1, f"{number + 1:,} of {count:,} documents")

@@ -59,9 +59,13 @@ def _paragraphs(lines: Iterator[str]) -> Iterator[str]:
 def _cut(paragraph: str, limit: int) -> Iterator[str]:
     """Parts of at most `limit` characters, cut at a line end or space where there is one."""
     while len(paragraph) > limit:
-        end = max(paragraph.rfind("\n", 1, limit + 1), 0) or paragraph.rfind(" ", 1, limit + 1)
-        end = end if end > 0 else limit
-        yield paragraph[:end].rstrip()
+        end = paragraph.rfind("\n", 1, limit + 1)
+        if end < 0:
+            end = paragraph.rfind(" ", 1, limit + 1)
+        if end < 0:
+            end = limit
+        if part := paragraph[:end].rstrip():
+            yield part
         paragraph = paragraph[end:].lstrip()
     if paragraph:
         yield paragraph

@@ -144,8 +144,10 @@ def build_tokens(
     names = (*index.train, index.validation)
     output.mkdir(parents=True, exist_ok=True)
     jobs = [_ShardJob(shards / name, tokenizer, output) for name in names]
+    progress.total = len(jobs)
     counts: dict[str, ShardCounts] = {}
-    for name, result in zip(names, map_in_processes(_tokenize_shard, jobs, workers=workers)):
+    results = map_in_processes(_tokenize_shard, jobs, workers=workers)
+    for name, result in zip(names, results, strict=True):
         counts[Path(name).stem] = result
         progress.update(len(counts), f"{name}: {result.tokens:,} tokens")
     loaded = Tokenizer.load(tokenizer)

@@ -1,4 +1,4 @@
-"""Validation rows: the reference's policy (RECIPE section 4) over the validation shard, one pass."""
+"""Validation rows: the reference's policy (RECIPE section 4), one pass over the last shard."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +32,7 @@ class ValidationRows:
         self.num_rows = min(self._table.num_rows, max(1, max_tokens // sequence_len))
 
     def read(self, first_row: int, count: int) -> tuple[IntArray, IntArray]:
-        """Inputs and targets, int64 (n, sequence_len), n <= count: rows that do not exist are left out."""
+        """Inputs and targets, int64 (n, sequence_len); n < count where the rows end."""
         rows = np.arange(first_row, min(first_row + count, self.num_rows), dtype=np.int64)
         return self._block.gather(self._table, rows)
 

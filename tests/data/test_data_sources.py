@@ -1,0 +1,219 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from data_tools import no_progress
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nanochat_core.data.documents import Document
+from nanochat_core.data.sources import (
+    BLOCK_DOCUMENTS,
+    expand,
+    held_out_blocks,
+    read_source,
+    resolve_files_source,
+)
+from nanochat_core.data.text_files import documents_of, split_text
+from nanochat_core.errors import DataError
+
+
+def read(paths: list[Path], *, column: str = "text", max_documents: int = 0) -> list[Document]:
+    given_paths = [str(path) for path in paths]
+    source = resolve_files_source(given_paths, text_column=column)
+    return list(
+        read_source(
+            source,
+            given_paths,
+            validation_percent=10,
+            max_documents=max_documents,
+            progress=no_progress(),
+        )
+    )
+
+
+def documents(path: Path, *, column: str = "text") -> list[str]:
+    return list(documents_of(str(path), text_column=column, max_characters=100))
+
+
+def write_jsonl(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
+    return path
+
+
+@given(
+    st.lists(st.text(alphabet="ab \n", max_size=60), max_size=12).map("\n\n".join),
+    st.integers(1, 40),
+)
+def test_splitting_text_loses_nothing_but_white_space(text: str, limit: int) -> None:
+    parts = list(split_text(iter(text.split("\n")), limit))
+    assert "".join("".join(parts).split()) == "".join(text.split())
+    assert all(0 < len(part) <= limit for part in parts)
+
+
+def test_documents_end_at_blank_lines_when_paragraphs_fit(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeff".encode() + b"one\r\ntwo\r\n\r\n" + b"x" * 95 + b"\n \nlast\n")
+    assert documents(path) == ["one\ntwo", "x" * 95, "last"]
+
+
+def test_rows_of_jsonl_and_parquet_are_documents(tmp_path: Path) -> None:
+    texts = ["one\n\ntwo", "x" * 300, " ", "three"]
+    jsonl = write_jsonl(tmp_path / "a.jsonl", texts)
+    parquet = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": [*texts, None]}), parquet)
+    assert documents(jsonl) == documents(parquet) == ["one\n\ntwo", "x" * 300, "three"]
+
+
+def test_folders_globs_and_files_are_expanded_in_a_stable_order(tmp_path: Path) -> None:
+    for name in ("b/2.txt", "b/1.md", "a.jsonl", "c.py", ".hidden/x.txt", "b/.y.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x", encoding="utf-8")
+    names = ["a.jsonl", "b/1.md", "b/2.txt"]
+    assert expand([str(tmp_path)]) == [f"file://{tmp_path}/{name}" for name in names]
+    assert expand([f"{tmp_path}/b/*.txt"]) == [f"file://{tmp_path}/b/2.txt"]
+    both = [str(tmp_path / "b/2.txt"), str(tmp_path)]
+    assert expand(both) == [f"file://{tmp_path}/{n}" for n in ("b/2.txt", "a.jsonl", "b/1.md")]
+
+
+def test_a_source_is_its_content_and_not_its_place(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        (tmp_path / folder / "in").mkdir(parents=True)
+        (tmp_path / folder / "in" / "a.txt").write_text("same", encoding="utf-8")
+    first, second = (resolve_files_source([str(tmp_path / folder)]) for folder in ("x", "y"))
+    assert first == second
+    assert first.files[0].name == "in/a.txt"
+    (tmp_path / "y/in/a.txt").write_text("other", encoding="utf-8")
+    assert resolve_files_source([str(tmp_path / "y")]) != first
+
+
+def test_text_in_memory_is_a_source_by_url() -> None:
+    import fsspec
+
+    with fsspec.open("memory://texts/a.txt", "w") as file:
+        file.write("one\n\ntwo")
+    assert expand(["memory://texts"]) == ["memory:///texts/a.txt"]
+    assert resolve_files_source(["memory://texts"]).files[0].name == "a.txt"
+    assert list(documents_of("memory:///texts/a.txt", text_column="", max_characters=3)) == [
+        "one",
+        "two",
+    ]
+
+
+def test_whole_blocks_of_neighbours_are_held_out(tmp_path: Path) -> None:
+    found = read([write_jsonl(tmp_path / "a.jsonl", [f"text {i}" for i in range(205)])])
+    assert [document.text for document in found] == [f"text {i}" for i in range(205)]
+    blocks = [found[i : i + BLOCK_DOCUMENTS] for i in range(0, 205, BLOCK_DOCUMENTS)]
+    held_out = [{document.held_out for document in block} for block in blocks]
+    assert sum(kinds == {True} for kinds in held_out) == 1
+    assert sum(kinds == {False} for kinds in held_out) == len(blocks) - 1
+
+
+def test_the_share_of_blocks_that_is_held_out_is_the_one_asked_for() -> None:
+    assert len(held_out_blocks(20_000, 2.0)) == 20
+    assert len(held_out_blocks(40, 2.0)) == 1
+
+
+def test_the_first_documents_alone_can_be_used(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [f"text {i}" for i in range(205)])
+    assert len(read([path], max_documents=60)) == 60
+
+
+def bad_text(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.txt"
+    path.write_bytes(b"fine\nnot \xff utf-8\n")
+    return path
+
+
+def bad_json(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "a"}\n{"text": \n', encoding="utf-8")
+    return path
+
+
+def other_column(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "a"}\n\n{"body": "a", "id": 1}\n', encoding="utf-8")
+    return path
+
+
+def number_column(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": 5}\n', encoding="utf-8")
+    return path
+
+
+def other_parquet(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.parquet"
+    pq.write_table(pa.table({"body": ["a"], "id": [1]}), path)
+    return path
+
+
+def no_parquet(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.parquet"
+    path.write_bytes(b"this is not parquet at all")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (bad_text, r"bad\.txt is not UTF-8: byte 9 is 0xff"),
+        (bad_json, r"bad\.jsonl:2: not JSON"),
+        (other_column, r"bad\.jsonl:3: no column 'text'; the line has \['body', 'id'\]"),
+        (number_column, r"bad\.jsonl:1: column 'text' holds int; expected a string"),
+        (other_parquet, r"bad\.parquet has no column 'text'; it has \['body', 'id'\]"),
+        (no_parquet, r"bad\.parquet is not a readable parquet file"),
+    ],
+)
+def test_a_malformed_file_is_named_with_its_place(
+    tmp_path: Path, make: Callable[[Path], Path], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        documents(make(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("given_path", "message"),
+    [
+        ("missing.txt", r"no such file or folder: .*missing\.txt"),
+        ("*.txt", r"nothing matches .*\*\.txt: expected \.txt, \.md"),
+        ("code.py", r"cannot read .*code\.py: expected one of \.txt, \.md"),
+        ("folder", r"nothing matches .*folder"),
+        ("empty.md", r"every file of .*empty\.md is empty"),
+    ],
+)
+def test_a_source_that_gives_no_text_is_refused_when_planned(
+    tmp_path: Path, given_path: str, message: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "code.py").write_text("x", encoding="utf-8")
+    (tmp_path / "empty.md").write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        resolve_files_source([str(tmp_path / given_path)])
+
+
+def test_an_unknown_kind_of_url_is_refused() -> None:
+    with pytest.raises(DataError, match="cannot open the source nothing://x"):
+        expand(["nothing://x"])
+
+
+def test_too_little_text_says_how_much_is_needed(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ["text"] * 39)
+    with pytest.raises(DataError, match="holds 39 documents; 40 or more are needed"):
+        read([path])
+
+
+def test_a_file_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ["text"] * 50)
+    source = resolve_files_source([str(tmp_path)])
+    write_jsonl(path, ["other"] * 50)
+    arguments = {"validation_percent": 2.0, "max_documents": 0, "progress": no_progress()}
+    with pytest.raises(DataError, match=r"a\.jsonl changed since it was planned"):
+        list(read_source(source, [str(tmp_path)], **arguments))
+    write_jsonl(tmp_path / "b.jsonl", ["more"])
+    with pytest.raises(DataError, match=r"changed since it was planned: b\.jsonl"):
+        list(read_source(source, [str(tmp_path)], **arguments))
