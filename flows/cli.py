@@ -108,7 +108,7 @@ def _run_line(parameters: Any) -> None:
     signal.signal(signal.SIGTERM, _raise_terminated)
     environ = _environ()
     from flows.closing import closing_lines
-    from flows.local_server import DEFAULTS, LocalServer, has_own_server
+    from flows.local_server import DEFAULTS, LocalServer, check_reachable, has_own_server
     from flows.parameters import check
     from nanochat_core.artifacts.store import ArtifactStore
 
@@ -118,6 +118,7 @@ def _run_line(parameters: Any) -> None:
     typer.echo(f"{parameters.preset}: artifacts in {store.url}")
     for name, value in DEFAULTS.items():
         environ.setdefault(name, value)
+    check_reachable(environ)
     server = None if has_own_server(environ) else LocalServer(environ)
     from flows.running import run_watched
 

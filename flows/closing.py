@@ -28,7 +28,8 @@ def closing_lines(
 
 
 def chosen(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Questions about the model itself first, spread over the list, as they were answered."""
-    about_itself = [answer for answer in answers if answer.get("kind") == "identity"] or answers
-    count = min(NUM_QUESTIONS, len(about_itself))
-    return [about_itself[i * len(about_itself) // count] for i in range(count)]
+    """The first question of each kind, right or wrong, and then the next ones in order."""
+    kinds = [answer.get("kind") for answer in answers]
+    firsts = [kinds.index(kind) for kind in dict.fromkeys(kinds)]
+    others = [i for i in range(len(answers)) if i not in firsts]
+    return [answers[i] for i in [*firsts, *others][:NUM_QUESTIONS]]

@@ -20,6 +20,7 @@ from nanochat_core.errors import StoreError
 from tasks.listening import current_listener
 from tasks.release import STATION as RELEASE
 from tasks.release import release
+from tasks.reporting import publish_run_report
 from tasks.stage import Run, Stage, StageCall
 
 PACKAGES = ("nanochat-flows", "torch", "prefect", "numpy", "pyarrow")
@@ -78,6 +79,7 @@ class Line:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        publish_run_report(self.run_id, self.run.records.values())
         try:
             self.run.store.save_run(self.run_id, self.record(kind, error))
         except StoreError as trouble:

@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from nanochat_core import supervise
@@ -34,13 +34,30 @@ DEFAULTS = {
 """Settings of a command line run; what the environment says already wins."""
 
 
-def has_own_server(environ: MutableMapping[str, str]) -> bool:
+def has_own_server(environ: Mapping[str, str]) -> bool:
     """Whether the user points Prefect to a server, by the environment or by a profile."""
     if environ.get("PREFECT_API_URL"):
         return True
     home = Path(environ.get("PREFECT_HOME") or Path.home() / ".prefect").expanduser()
     profiles = home / "profiles.toml"
     return profiles.exists() and "PREFECT_API_URL" in profiles.read_text(encoding="utf-8")
+
+
+def check_reachable(environ: Mapping[str, str]) -> None:
+    """Raise NanochatError when the server that the environment names does not answer."""
+    url = environ.get("PREFECT_API_URL", "")
+    if not url:
+        return
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=10):
+            return
+    except urllib.error.HTTPError:
+        return  # it answers, and Prefect knows the credentials
+    except (OSError, ValueError) as error:
+        raise NanochatError(
+            f"no Prefect server answers at PREFECT_API_URL={url} ({error}); start it, or unset "
+            "the variable to use a temporary one"
+        ) from error
 
 
 class LocalServer:

@@ -14,7 +14,7 @@ from tasks.tokenizer import tokenizer
 from tasks.tokens import tokens
 
 
-@flow(name="speedrun", persist_result=False)
+@flow(name="speedrun", flow_run_name="{parameters.preset}", persist_result=False)
 def speedrun(parameters: RunParameters = RunParameters()) -> ArtifactRef | None:  # noqa: B008
     """Run the line with these parameters; returns the chat model that was released."""
     with Line(parameters) as line:

@@ -27,6 +27,8 @@ STATE_STYLES = {
 KEY_NUMBERS = {
     "pretrain": ("val/bpb", "train/loss"),
     "base_eval": ("val/bpb", "core_metric", "demo_score"),
+    "sft": ("train/loss", "steps", "conversations"),
+    "chat_eval_sft": ("identity/right", "identity/asked", "sums"),
 }
 """What to show first of a station's metrics; of others the first ones."""
 SHOWN_NUMBERS = 3
@@ -117,7 +119,8 @@ class PlainView(Listener):
         left = stage.seconds_left(now)
         eta = f", about {duration(left)} left" if left is not None else ""
         note = f"; {message}" if message else ""
-        self.say(f"{station:<14} {done:,} of {total:,} {unit} ({done / total:.0%}{eta}){note}")
+        count = f"{done:,} of {total:,} {unit}".rstrip()
+        self.say(f"{station:<14} {count} ({done / total:.0%}{eta}){note}")
 
     def logged(self, station: str, level: int, line: str) -> None:
         """Show warnings; the rest is in the log file and in Prefect."""

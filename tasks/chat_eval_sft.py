@@ -10,4 +10,4 @@ CODE_VERSION = 1
 @stage("chat_eval_sft", code_version=CODE_VERSION, retries=LOST_JOB_RETRIES)
 def chat_eval_sft(work: StageWork) -> StageOutput:
     """Ask the chat model about itself and let it do sums."""
-    return run_job("nanochat_core.jobs.chat_eval", work.job_spec(), report=work.report)
+    return run_job("nanochat_core.jobs.chat_eval_sft", work.job_spec(), report=work.report)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 
 from nanochat_core.artifacts.types import Manifest
-from tasks.listening import StageRecord
+from tasks.listening import StageRecord, describe_metrics
 
 UPDATE_SECONDS = 2.0
 """An update is a synchronous call of some 20 ms to the server: never one per step."""
@@ -60,6 +61,24 @@ def publish_report(record: StageRecord, manifest: Manifest) -> None:
         )
     except _SERVER_TROUBLE as error:
         logger.warning("report of %s not shown: %s", record.station, error)
+
+
+def publish_run_report(run_id: str, records: Iterable[StageRecord]) -> None:
+    """Store the run's page: every stage, what became of it, how long it took."""
+    rows = [
+        f"| {record.station} | {record.state} | {record.seconds:.1f} | "
+        f"{record.ref.short if record.ref else ''} | {describe_metrics(record.metrics)} |"
+        for record in records
+    ]
+    titles = ("station", "state", "seconds", "artifact", "numbers")
+    try:
+        create_markdown_artifact(
+            "\n".join([f"# run {run_id}", *_table(*titles, rows=rows)]),
+            key="run-report",
+            description=f"all stages of run {run_id}",
+        )
+    except _SERVER_TROUBLE as error:
+        logger.warning("report of the run not shown: %s", error)
 
 
 def _key(station: str, what: str) -> str:

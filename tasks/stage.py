@@ -5,9 +5,11 @@ main thread of its flow, so that a cancel, SIGTERM or Ctrl-C reaches the process
 """
 
 import errno
+import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +26,7 @@ from nanochat_core.config.execution import Execution
 from nanochat_core.config.job import JobSpec, StageOutput
 from nanochat_core.errors import JobLostError, StoreUnavailableError
 from nanochat_core.logs import Progress
-from tasks.listening import Listener, StageRecord, StageState
+from tasks.listening import Listener, StageRecord, StageState, describe_metrics
 from tasks.reporting import ProgressBar, publish_report
 
 LOST_JOB_RETRIES = 2
@@ -112,7 +114,7 @@ class StageReport:
 
 class _PassedOnProgress(Progress):
     def __init__(self, report: StageReport) -> None:
-        super().__init__(None, 0, "documents")
+        super().__init__(None, 0, "")
         self._report = report
 
     def update(self, done: int, message: str = "") -> None:
@@ -175,8 +177,11 @@ class Stage:
             inputs={name: ref.digest for name, ref in inputs.items()},
         )
 
-    def _body(self, call: StageCall, inputs: dict[str, ArtifactRef]) -> ArtifactRef | State[Any]:
+    def _body(self, call: StageCall, inputs: dict[str, ArtifactRef]) -> State[Any]:
         call.attempts += 1
+        if call.attempts > 1:
+            again = f"was lost; attempt {call.attempts} goes on from what it had saved"
+            call.run.listener.logged(self.station, logging.WARNING, again)
         request = self.request(call, inputs)
         store = call.run.store
         start = time.monotonic()
@@ -189,7 +194,8 @@ class Stage:
             with disk_errors_told(store):
                 ref = self._made(call, request, inputs)
         self._report(call, ref, start)
-        return ref
+        numbers = describe_metrics(store.manifest(ref).metrics)
+        return Completed(message=f"{call.state} {ref.short}: {numbers}".rstrip(": "), data=ref)
 
     def _cached(self, call: StageCall, ref: ArtifactRef, start: float) -> State[Any]:
         call.state = "cached"
@@ -255,7 +261,7 @@ def is_worth_another_try(_task: Task[..., Any], _run: TaskRun, state: State[Any]
     """Whether a failure was the machine's, not the user's: only then Prefect tries again."""
     try:
         state.result()
-    except (JobLostError, ConnectionError, TimeoutError):
+    except (JobLostError, BrokenProcessPool, ConnectionError, TimeoutError):
         return True
     except BaseException:  # noqa: BLE001  asked only for its class; Prefect holds the error
         return False

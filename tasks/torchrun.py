@@ -33,7 +33,11 @@ POLL_SECONDS = 0.2
 LOG_EVERY_LINES = 25
 """Every so-manieth plain line is passed on; warnings all are. The whole log stays in its file."""
 LAST_LINES = 15
-_NOTEWORTHY = re.compile(r"\b(WARNING|ERROR|CRITICAL)\b|Traceback|^\w*Error\b")
+_NOTEWORTHY = re.compile(
+    # torchrun's own exceptions only repeat that a rank has ended.
+    r"\b(WARNING|ERROR|CRITICAL)\b|^(?!torch\.distributed\.elastic)[\w.]*(Error|Exception):"
+)
+_TORCHRUN_OBITUARY = re.compile(r"torch/distributed/elastic/.*failed \(exitcode")
 _DISK_FULL = "No space left on device"
 
 
@@ -224,9 +228,15 @@ def written_error(path: Path) -> errors.NanochatError:
 
 
 def last_lines(path: Path, count: int = LAST_LINES) -> list[str]:
-    """The end of a log file; empty when there is none."""
+    """The end of a log file up to the death of a rank; empty when there is none.
+
+    What torchrun says after that is longer than `count` lines, and tells nothing.
+    """
     if not path.exists():
         return []
     with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 20_000, 0))
-        return file.read().decode("utf-8", "replace").splitlines()[-count:]
+        file.seek(max(path.stat().st_size - 50_000, 0))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    deaths = [i for i, line in enumerate(lines) if _TORCHRUN_OBITUARY.search(line)]
+    end = deaths[-1] + 1 if deaths else len(lines)
+    return lines[max(end - count, 0) : end]

@@ -19,7 +19,7 @@ def small_config(**changes) -> ModelConfig:
     return ModelConfig(**{**values, **changes})
 
 
-def random_model(config: ModelConfig, *, seed: int = 0, dtype=torch.float32) -> GPT:
+def random_model(config: ModelConfig, *, seed: int = 0, dtype: torch.dtype = torch.float32) -> GPT:
     model = GPT(config, dtype)
     model.init_weights(seed)
     generator = torch.Generator().manual_seed(seed + 1)

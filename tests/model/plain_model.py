@@ -4,18 +4,21 @@ import math
 
 import numpy as np
 
+Array = np.ndarray
+Weights = dict[str, np.ndarray]
+
 EPS = 1.1920929e-07
 
 
-def rms(x):
+def rms(x: Array) -> Array:
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + EPS)
 
 
-def sigmoid(x):
+def sigmoid(x: Array) -> Array:
     return 1.0 / (1.0 + np.exp(-x))
 
 
-def rope(vector, position):
+def rope(vector: Array, position: int) -> Array:
     half = len(vector) // 2
     out = np.empty_like(vector)
     for i in range(half):
@@ -26,16 +29,19 @@ def rope(vector, position):
     return out
 
 
-def attention(w, i, h, tokens, *, heads, groups, window):
+def attention(
+    w: Weights, i: int, h: Array, tokens: Array, *, heads: int, groups: int, window: int
+) -> Array:
     length, width = h.shape
     dim = width // heads
-    pick = lambda name: w[f"blocks.{i}.attn.{name}.weight"]  # noqa: E731
-    q = (h @ pick("q").T).reshape(length, heads, dim)
-    k = (h @ pick("k").T).reshape(length, groups, dim)
-    v = (h @ pick("v").T).reshape(length, groups, dim)
+    names = ("q", "k", "v", "out")
+    w_q, w_k, w_v, w_out = (w[f"blocks.{i}.attn.{name}.weight"] for name in names)
+    q = (h @ w_q.T).reshape(length, heads, dim)
+    k = (h @ w_k.T).reshape(length, groups, dim)
+    v = (h @ w_v.T).reshape(length, groups, dim)
     if f"value_embeddings.{i}.weight" in w:
         table = w[f"value_embeddings.{i}.weight"]
-        gate = 3.0 * sigmoid(h[:, :12] @ pick("value_gate").T)
+        gate = 3.0 * sigmoid(h[:, :12] @ w[f"blocks.{i}.attn.value_gate.weight"].T)
         v = v + gate[:, :, None] * table[tokens].reshape(length, groups, dim)
     out = np.zeros((length, heads, dim))
     for head in range(heads):
@@ -49,16 +55,26 @@ def attention(w, i, h, tokens, *, heads, groups, window):
             weights /= weights.sum()
             for s in range(first, t + 1):
                 out[t, head] += weights[s - first] * v[s, group]
-    return out.reshape(length, width) @ pick("out").T
+    return out.reshape(length, width) @ w_out.T
 
 
-def windows(layers, sequence_len, pattern):
+def windows(layers: int, sequence_len: int, pattern: str) -> list[int]:
     short = min(-(-sequence_len // (4 * 128)) * 128, sequence_len)
     sizes = [sequence_len if pattern[i % len(pattern)] == "L" else short for i in range(layers)]
     return [*sizes[:-1], sequence_len]
 
 
-def logits(w, tokens, *, layers, heads, groups, vocab, sequence_len, pattern):
+def logits(
+    w: Weights,
+    tokens: Array,
+    *,
+    layers: int,
+    heads: int,
+    groups: int,
+    vocab: int,
+    sequence_len: int,
+    pattern: str,
+) -> Array:
     """Logits (T, vocab) of one row of token ids; `w` maps parameter names to float64 arrays."""
     tokens = np.asarray(tokens)
     plain = rms(w["wte.weight"][tokens])

@@ -11,7 +11,7 @@ from nanochat_core.model.layers import Linear
 CONFIGS = {
     **{
         f"d{d}": {"n_layer": d, "n_head": -(-d // 2), "n_embd": -(-d // 2) * 128}
-        for d in (2, 5, 12, 26)
+        for d in range(2, 27)
     },
     "grouped": {"n_layer": 4, "n_head": 4, "n_kv_head": 2, "n_embd": 256},
     "narrow": {"n_layer": 2, "n_head": 1, "n_embd": 32, "sequence_len": 64, "vocab_size": 500},

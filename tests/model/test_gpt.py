@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from nanochat_core.errors import ConfigError
+from nanochat_core.model import loss as loss_module
+from nanochat_core.model.attention import attend
 from nanochat_core.model.gpt import GPT
 from tests.model import plain_model
 from tests.model.builders import random_model, random_tokens, small_config
@@ -57,10 +59,8 @@ def test_blocks_of_queries_equal_one_dense_mask() -> None:
     assert config.windows == (384, 1200)
     model = random_model(config)
     block = model.blocks[0].attn
-    length = 1100
+    length = 700
     q, k, v = (torch.randn(1, 1, length, 32) for _ in range(3))
-    from nanochat_core.model.attention import attend
-
     blocked = attend(q, k, v, window=block.window, band=model.band_384)
     steps = torch.arange(length)
     distance = steps[:, None] - steps
@@ -104,6 +104,49 @@ def test_the_loss_and_its_gradient_are_those_of_cross_entropy() -> None:
         given = torch.autograd.grad((ours * weights).sum(), parameters)
         for name, a, b in zip(names, given, wanted, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=f"{kind}: {name}")
+
+
+def test_a_loss_in_chunks_of_rows_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small_config()
+    model = random_model(config)
+    tokens = random_tokens(config, 3, 13)
+    results = []
+    for elements in (2**26, 7 * config.vocab_size):
+        monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", elements)
+        model.zero_grad()
+        value = model(tokens[:, :-1], tokens[:, 1:], reduction="sum")
+        value.backward()
+        results.append((value.detach(), model.lm_head.weight.grad.clone()))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def loss_and_gradients(model, tokens: torch.Tensor) -> list[torch.Tensor]:  # noqa: ANN001
+    value = model(tokens[:, :-1], tokens[:, 1:], reduction="sum")
+    gradients = torch.autograd.grad(value, list(model.parameters()))
+    return [tensor.cpu() for tensor in (value.detach(), *gradients)]
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # by torch itself
+def test_the_compiled_model_is_the_same_function() -> None:
+    config = small_config(n_layer=2, n_head=1, n_kv_head=1)
+    model = random_model(config)
+    tokens = random_tokens(config, 2, 151)
+    compiled = loss_and_gradients(torch.compile(model, dynamic=False), tokens)
+    torch.testing.assert_close(compiled, loss_and_gradients(model, tokens), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("changes", [{}, {"sequence_len": 2048}], ids=["short", "blocks"])
+def test_the_model_on_a_gpu_is_that_on_the_cpu(changes) -> None:  # noqa: ANN001
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    config = small_config(n_head=4, n_kv_head=2, n_embd=256, **changes)
+    model = random_model(config)
+    tokens = random_tokens(config, 1, config.sequence_len + 1)
+    expected = loss_and_gradients(model, tokens)
+    given = loss_and_gradients(model.to("cuda"), tokens.to("cuda"))
+    torch.testing.assert_close(given, expected, rtol=1e-2, atol=1e-2)
 
 
 def test_a_future_token_changes_no_earlier_logit() -> None:
@@ -155,7 +198,9 @@ def test_initial_weights_have_the_stated_spread() -> None:
     ("compute", "table"),
     [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)],
 )
-def test_matrices_stay_float32_and_tables_follow_the_compute_dtype(compute, table) -> None:
+def test_matrices_stay_float32_and_tables_follow_the_compute_dtype(
+    compute: torch.dtype, table: torch.dtype
+) -> None:
     config = small_config()
     model = random_model(config, dtype=compute)
     assert model.wte.weight.dtype == model.value_embeddings["1"].weight.dtype == table

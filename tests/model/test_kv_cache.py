@@ -26,7 +26,7 @@ def _no_gradients():
     [{"n_layer": 1}, {"n_layer": 4, "n_head": 4, "n_kv_head": 2}],
     ids=["d1", "d4, grouped heads"],
 )
-def test_prefill_then_single_tokens_then_several(changes) -> None:
+def test_prefill_then_single_tokens_then_several(changes: dict[str, int]) -> None:
     config = small_config(**changes)
     model = random_model(config)
     tokens = random_tokens(config, 2, 190)

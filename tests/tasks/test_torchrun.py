@@ -119,6 +119,13 @@ def test_a_job_that_ends_without_a_reason_is_lost_and_shows_its_last_lines(
         run(spec, script)
 
 
+def test_what_torchrun_says_about_a_death_does_not_hide_its_reason(spec: JobSpec) -> None:
+    said = "E1122 1 torch/distributed/elastic/multiprocessing/api.py:1] failed (exitcode: 1) x"
+    script = f"print('the reason'); print({said!r}); print('chatter\\n' * 40); raise SystemExit(1)"
+    with pytest.raises(JobLostError, match=r"the reason\n.*exitcode: 1\) x$"):
+        run(spec, script)
+
+
 def test_a_full_disk_is_told_as_such(spec: JobSpec) -> None:
     with pytest.raises(StoreUnavailableError, match="free some space"):
         run(spec, "raise OSError(28, 'No space left on device')")
