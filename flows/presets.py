@@ -10,7 +10,6 @@ from nanochat_core.evals.recipes import BaseEvalRecipe, ChatEvalRecipe
 from nanochat_core.optim.recipe import MuonGroup, OptimizerRecipe, ScheduleRecipe
 from nanochat_core.tokenizer.recipe import TokenizerRecipe
 from nanochat_core.training.recipes import (
-    SFT_SCHEDULE,
     DataOrderRecipe,
     PretrainRecipe,
     SftRecipe,
@@ -91,7 +90,7 @@ def tiny(source: Source) -> Preset:
                 validation_tokens=4_096, max_per_task=4, sample_tokens=8, compute_dtype="float32"
             ),
             sft=SftRecipe(
-                mixture=_mixture(identity=60, sums=20, questions=40),
+                mixture=_mixture(source, identity=60, sums=20, questions=40),
                 lr_scale=0.25,
                 compute_dtype="float32",
             ),
@@ -131,26 +130,24 @@ def demo(source: Source) -> Preset:
                 data=DataOrderRecipe(block_shards=1, max_epochs=8.0),
             ),
             sft=SftRecipe(
-                # Some 33 tokens each: about 500 steps of 2,048 tokens.
-                mixture=_mixture(identity=9_300, sums=1_550, questions=20_150),
+                # Some 45 tokens each: about 500 steps of 2,048 tokens.
+                mixture=_mixture(source, identity=6_700, sums=1_120, questions=14_560),
                 lr_scale=0.25,
-                resid_lr=0.0005,
-                x0_lr=0.05,
-                smear_lr=0.02,
-                schedule=SFT_SCHEDULE,
             ),
         ),
         executions=Executions(),
     )
 
 
-def _mixture(*, identity: int, sums: int, questions: int) -> Mixture:
+def _mixture(source: Source, *, identity: int, sums: int, questions: int) -> Mixture:
+    is_harvest = isinstance(source, HarvestSource)
     return Mixture(
         parts=(
             MixturePart(kind="identity", conversations=identity),
             MixturePart(kind="sums", conversations=sums),
             MixturePart(kind="questions", conversations=questions),
-        )
+        ),
+        data="the documentation of Python packages" if is_harvest else "the text I was given",
     )
 
 
