@@ -19,17 +19,45 @@ STOPPED = (
     "checkpoint: run the same command again."
 )
 
+
+def examples(*lines: str) -> str:
+    """The end of a help text; after backspace and newline, lines stay as they are."""
+    return "\n  ".join(("\b\nExamples:", *lines))
+
+
 app = typer.Typer(
     help="Text to a chat model that answers, cached and resumable.",
+    epilog=examples(
+        "nanochat run demo          make a model, in minutes on two CPU cores",
+        "nanochat chat              talk to it",
+        "nanochat artifacts ls      see what was made on the way",
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
-artifacts_app = typer.Typer(help="Look into the artifact store.", no_args_is_help=True)
+artifacts_app = typer.Typer(
+    help="Look into the artifact store.",
+    epilog=examples(
+        "nanochat artifacts ls sft       the chat models that were made",
+        "nanochat artifacts show latest  everything that is recorded of one",
+        "nanochat artifacts verify       hash every file again",
+    ),
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 app.add_typer(artifacts_app, name="artifacts")
 
 StoreOption = Annotated[
-    str, typer.Option("--store", help="folder or URL of the artifacts; default: NANOCHAT_STORE")
+    str,
+    typer.Option(
+        "--store",
+        metavar="PLACE",
+        show_default=False,
+        help="folder or URL (s3://bucket/prefix) of the artifacts; default: NANOCHAT_STORE, else "
+        "a folder of your user's cache",
+    ),
 ]
 Arguments = ParamSpec("Arguments")
 
@@ -69,25 +97,64 @@ def _environ() -> MutableMapping[str, str]:
     return os.environ  # noqa: TID251  an entry: read here, passed down as values
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "nanochat run demo                        the demo, with the text of this machine",
+        "nanochat run demo --source book.txt      your text: txt, md, jsonl, parquet",
+        "nanochat run demo --depth 4              a deeper model",
+        "nanochat run demo --set sft.epochs=2     another number: sft and after it",
+        "nanochat run demo --stop-after tokens    the data only",
+        "nanochat run demo --force sft            make this station again",
+        "",
+        "After any stop, run the same command again: what is finished is found in the",
+        "store, the rest continues. --set with an unknown field lists the known ones.",
+    )
+)
 @told
 def run(  # noqa: PLR0913  one parameter per option
-    preset: Annotated[str, typer.Argument(help="size of the run: tiny, demo")] = "demo",
-    depth: Annotated[str, typer.Option(help="layers of the model: the one dial")] = "preset",
+    preset: Annotated[
+        str, typer.Argument(metavar="PRESET", help="tiny (seconds), demo (minutes)")
+    ] = "demo",
+    depth: Annotated[
+        str,
+        typer.Option(metavar="N", show_default=False, help="layers of the model: the one dial"),
+    ] = "preset",
     store: StoreOption = "default",
     source: Annotated[
-        list[str], typer.Option(help="your own text: file, folder, glob or URL; repeatable")
+        list[str],
+        typer.Option(
+            metavar="TEXT", help="your own text: file, folder, 'glob*' or URL; repeatable"
+        ),
     ] = [],  # noqa: B006
     assignments: Annotated[
-        list[str], typer.Option("--set", help="STATION.field=value; repeatable")
+        list[str],
+        typer.Option("--set", metavar="STATION.FIELD=VALUE", help="change a number; repeatable"),
     ] = [],  # noqa: B006
-    start_from: Annotated[str, typer.Option(help="make this station and all after it")] = "none",
-    stop_after: Annotated[str, typer.Option(help="end after this station")] = "end",
-    force: Annotated[list[str], typer.Option(help="make this station again; repeatable")] = [],  # noqa: B006
-    wait: Annotated[bool, typer.Option("--wait", help="wait for another run of the same")] = False,
+    start_from: Annotated[
+        str,
+        typer.Option(
+            metavar="STATION", show_default=False, help="make this one and all after it again"
+        ),
+    ] = "none",
+    stop_after: Annotated[
+        str, typer.Option(metavar="STATION", show_default=False, help="leave out all after this")
+    ] = "end",
+    force: Annotated[
+        list[str],
+        typer.Option(
+            metavar="STATION",
+            help="make this one again, and what follows only if the result differs; repeatable",
+        ),
+    ] = [],  # noqa: B006
+    wait: Annotated[
+        bool, typer.Option("--wait", help="wait while another process makes the same artifact")
+    ] = False,
 ) -> None:
-    """Run the line: shards, tokenizer, tokens, pretrain, base_eval, sft, chat_eval_sft, release."""
-    from flows.overrides import parse_assignment
+    """Make a chat model of text.
+
+    The stations: shards, tokenizer, tokens, pretrain, base_eval, sft, chat_eval_sft, release.
+    """
+    from flows.overrides import parse_assignments
     from flows.parameters import parse_parameters
 
     parameters = {
@@ -95,7 +162,7 @@ def run(  # noqa: PLR0913  one parameter per option
         "depth": depth,
         "store": store,
         "source": source,
-        "overrides": dict(parse_assignment(text) for text in assignments),
+        "overrides": parse_assignments(assignments),
         "start_from": start_from,
         "stop_after": stop_after,
         "force": force,
@@ -116,79 +183,129 @@ def _run_line(parameters: Any) -> None:
     store = ArtifactStore(resolved.store_url)
     store.check_writable()
     typer.echo(f"{parameters.preset}: artifacts in {store.url}")
+    for warning in resolved.warnings:
+        typer.echo(f"note: {warning}", err=True)
     for name, value in DEFAULTS.items():
         environ.setdefault(name, value)
     check_reachable(environ)
     server = None if has_own_server(environ) else LocalServer(environ)
+    typer.echo("starting Prefect, which takes some seconds")
     from flows.running import run_watched
 
-    records = run_watched(parameters, server, sys.stdout)
-    option = "" if parameters.store == "default" else f" --store {shlex.quote(parameters.store)}"
-    for line in closing_lines(store, records, f"nanochat chat{option}"):
+    records = run_watched(parameters, resolved.stations, server, sys.stdout)
+    for line in closing_lines(store, records, _chat_command(parameters.store)):
         typer.echo(line)
 
 
-@app.command()
+def _chat_command(store: str) -> str:
+    """How to talk to what was made; '' for a store that ends with this process."""
+    if store.startswith("memory:"):
+        return ""
+    return "nanochat chat" + ("" if store == "default" else f" --store {shlex.quote(store)}")
+
+
+@app.command(
+    epilog=examples(
+        "nanochat chat                       a dialogue with the model that was made last",
+        'nanochat chat -p "Who are you?"     one question, one answer',
+        "nanochat chat tiny                  the model of that preset",
+        "nanochat chat pretrain/3f2a91c0     any model of: nanochat artifacts ls",
+    )
+)
 @told
 def chat(
-    model: Annotated[str, typer.Argument(help="alias, or station/fingerprint")] = "latest",
-    prompt: Annotated[str, typer.Option("-p", help="one question, one answer, no dialogue")] = "",
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="alias, or station/fingerprint")
+    ] = "latest",
+    prompt: Annotated[
+        str | None, typer.Option("-p", metavar="TEXT", help="one question, one answer, no dialogue")
+    ] = None,
     store: StoreOption = "default",
 ) -> None:
     """Talk to a model that was made here."""
     from flows.looking import open_store, resolve_model
 
+    if prompt is not None and not prompt.strip():
+        raise ConfigError('-p got no text; give a question, as in -p "Who are you?"')
     model_folder, tokenizer_folder = resolve_model(open_store(store, _environ()), model)
     command = [sys.executable, "-m", "nanochat_core.jobs.chat"]
     command += ["--model", str(model_folder), "--tokenizer", str(tokenizer_folder)]
-    command += ["-p", prompt] if prompt else []
+    command += [] if prompt is None else ["-p", prompt]
     # The conversation takes over this process: terminal, Ctrl-C and exit code are all its own.
     os.execv(sys.executable, command)
 
 
-@artifacts_app.command("ls")
+@artifacts_app.command(
+    "ls",
+    epilog=examples("nanochat artifacts ls", "nanochat artifacts ls sft --store s3://bucket/nano"),
+)
 @told
 def list_artifacts(
-    station: Annotated[str, typer.Argument(help="of this station only")] = "",
+    station: Annotated[
+        str, typer.Argument(metavar="STATION", show_default=False, help="of this station only")
+    ] = "",
     store: StoreOption = "default",
 ) -> None:
-    """List what is published: reference, size, date, names."""
+    """List what is published: reference, size, date, key numbers, names."""
     from flows.looking import artifact_lines, open_store
 
     for line in artifact_lines(open_store(store, _environ()), station):
         typer.echo(line)
 
 
-@artifacts_app.command("show")
+@artifacts_app.command(
+    "show",
+    epilog=examples(
+        "nanochat artifacts show latest", "nanochat artifacts show sft/3f2a91c0 --json"
+    ),
+)
 @told
 def show_artifact(
-    name: Annotated[str, typer.Argument(help="alias, station/fingerprint or fingerprint")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="alias, station/fingerprint or fingerprint")
+    ],
     store: StoreOption = "default",
+    as_json: Annotated[bool, typer.Option("--json", help="the whole manifest as JSON")] = False,
 ) -> None:
-    """Show all that is recorded of one artifact, as JSON."""
-    from flows.looking import open_store
+    """Show what one artifact is, what it was made from, and its files."""
+    from flows.looking import artifact_page, open_store
 
     opened = open_store(store, _environ())
-    typer.echo(opened.manifest(opened.resolve(name)).model_dump_json(indent=1))
+    manifest = opened.manifest(opened.resolve(name))
+    typer.echo(manifest.model_dump_json(indent=1) if as_json else artifact_page(manifest))
 
 
-@artifacts_app.command("verify")
+@artifacts_app.command(
+    "verify", epilog=examples("nanochat artifacts verify", "nanochat artifacts verify latest")
+)
 @told
 def verify_artifacts(
-    name: Annotated[str, typer.Argument(help="this one only; default: the whole store")] = "",
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", show_default=False, help="this one only; default: the whole store"
+        ),
+    ] = "",
     store: StoreOption = "default",
 ) -> None:
     """Hash every file again; the exit code is 1 when anything is damaged."""
     from flows.looking import open_store, verify_lines
 
-    damages = verify_lines(open_store(store, _environ()), name)
-    for line in damages:
+    opened = open_store(store, _environ())
+    lines, num_damaged = verify_lines(opened, name)
+    for line in lines:
         typer.echo(line)
-    if damages:
+    if num_damaged:
         raise NanochatError(
-            f"{len(damages)} damaged; run the line again: what is damaged is made anew"
+            f"{num_damaged} damaged; run the line again: artifacts and aliases are made anew "
+            "(the record of a past run is not; remove its file)"
         )
-    typer.echo("everything is as it was written")
+    if not opened.list():
+        typer.echo(f"{opened.url} holds no artifact yet; make one with: nanochat run demo")
+    else:
+        typer.echo(
+            "everything that counts is sound" if lines else "everything is as it was written"
+        )
 
 
 def main() -> None:

@@ -24,6 +24,8 @@ def closing_lines(
         path = store.materialize(evaluated.ref) / ANSWERS_FILE
         for answer in chosen(json.loads(path.read_bytes())):
             lines += [f"you: {answer['question']}", f"nanochat: {answer['answer']}", ""]
+    if not chat_command:
+        return [*lines, "The store was in memory: this model ends with the command."]
     return [*lines, f"Chat with it:  {chat_command}"]
 
 

@@ -1,11 +1,18 @@
 """Reading the artifact store for people: lists, damages, and the folders of a model."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from flows.numbers import duration, key_numbers, size
+from flows.overrides import one_of
+from flows.presets import STATIONS
 from nanochat_core.artifacts.location import default_store_url
 from nanochat_core.artifacts.store import ArtifactStore
+from nanochat_core.artifacts.types import Manifest
 from nanochat_core.errors import ArtifactNotFoundError, ConfigError
+from tasks.listening import describe_metrics
 
 LATEST = "latest"
 MODEL_INPUT = "tokenizer"
@@ -20,11 +27,14 @@ def open_store(url: str, environ: Mapping[str, str]) -> ArtifactStore:
 
 def resolve_model(store: ArtifactStore, name: str) -> tuple[Path, Path]:
     """Folders of a model and of its tokenizer, both verified."""
-    if name == LATEST and store.alias(LATEST) is None:
+    try:
+        ref = store.resolve(name)
+    except ArtifactNotFoundError:
+        if name != LATEST:
+            raise
         raise ArtifactNotFoundError(
             f"there is no model to chat with in {store.url} yet; make one with: nanochat run demo"
-        )
-    ref = store.resolve(name)
+        ) from None
     manifest = store.manifest(ref)
     tokenizer = manifest.input_refs.get(MODEL_INPUT)
     if tokenizer is None or not any(file.path == WEIGHTS for file in manifest.files):
@@ -35,20 +45,86 @@ def resolve_model(store: ArtifactStore, name: str) -> tuple[Path, Path]:
 
 
 def artifact_lines(store: ArtifactStore, station: str = "") -> list[str]:
-    """One line an artifact: reference, size, date, aliases."""
+    """A table with one line an artifact; UnknownNameError for a station that there is not."""
+    if station:
+        one_of("station", station, STATIONS)
     names: dict[str, list[str]] = {}
     for alias, ref in store.aliases().items():
-        names.setdefault(f"{ref.station}/{ref.fingerprint}", []).append(alias)
-    lines = []
+        names.setdefault(ref.short, []).append(alias)
+    rows = [("artifact", "size", "made (UTC)", "names", "key numbers")]
     for ref in store.list(station or None):
         manifest = store.manifest(ref)
-        aliases = ", ".join(names.get(f"{ref.station}/{ref.fingerprint}", []))
-        size = f"{manifest.bytes / 1e6:10.1f} MB"
-        lines.append(f"{ref.short:<24}{size}  {manifest.created[:19]}  {aliases}".rstrip())
-    return lines or [f"{store.url} holds no artifact yet; make one with: nanochat run demo"]
+        aliases = ", ".join(names.get(ref.short, []))
+        made = manifest.created[:16].replace("T", " ")
+        numbers = key_numbers(ref.station, manifest.metrics)
+        rows.append((ref.short, size(manifest.bytes), made, aliases, numbers))
+    if len(rows) == 1:
+        what = f"artifact of {station}" if station else "artifact"
+        return [f"{store.url} holds no {what} yet; make one with: nanochat run demo"]
+    return table(rows, right_aligned=(1,))
 
 
-def verify_lines(store: ArtifactStore, name: str = "") -> list[str]:
-    """One line for every damaged file, of one artifact or of the whole store."""
-    ref = store.resolve(name) if name else None
-    return [f"{damage.path}: {damage.reason}" for damage in store.verify(ref)]
+def table(rows: Sequence[Sequence[str]], right_aligned: Sequence[int] = ()) -> list[str]:
+    """Rows as lines, each column as wide as its widest cell."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in right_aligned else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def artifact_page(manifest: Manifest) -> str:
+    """One artifact for people: what it is, from what, its numbers, recipe and files."""
+    facts = [
+        ("artifact", f"{manifest.station}/{manifest.fingerprint}"),
+        ("digest", manifest.digest),
+        ("made", f"{manifest.created}, manifest {manifest.number}"),
+    ]
+    if "seconds" in manifest.provenance:
+        facts.append(("took", duration(float(manifest.provenance["seconds"]))))
+    facts += [(f"from {name}", ref.short) for name, ref in sorted(manifest.input_refs.items())]
+    numbers = [
+        (name, describe_metrics({"": value}).strip()) for name, value in manifest.metrics.items()
+    ]
+    recipe = [(name, json.dumps(value)) for name, value in flat(manifest.recipe)]
+    files = [(file.path, size(file.bytes), file.role) for file in manifest.files]
+    parts = [table(facts)]
+    for title, rows, right in (
+        ("numbers", numbers, ()),
+        ("recipe", recipe, ()),
+        ("files", files, (1,)),
+    ):
+        if rows:
+            parts.append([f"{title}:", *(f"  {line}" for line in table(rows, right))])
+    return "\n\n".join("\n".join(part) for part in parts)
+
+
+def flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
+    """Nested fields by their dotted names, as --set takes them; lists of objects by place."""
+    found: list[tuple[str, Any]] = []
+    for name, value in values.items():
+        place = f"{before}{name}"
+        if isinstance(value, Mapping) and value:
+            found += flat(value, f"{place}.")
+        elif isinstance(value, Sequence) and value and isinstance(value[0], Mapping):
+            found += flat({str(i): member for i, member in enumerate(value)}, f"{place}.")
+        else:
+            found.append((place, value))
+    return found
+
+
+def verify_lines(store: ArtifactStore, name: str = "") -> tuple[list[str], int]:
+    """One line for every damaged file, of one artifact or of the whole store, and how many matter.
+
+    Those that were made anew since then do not.
+    """
+    damages = store.verify(store.resolve(name) if name else None)
+    lines = [
+        f"{damage.path}: {damage.reason}{'; made anew since' if damage.repaired else ''}"
+        for damage in damages
+    ]
+    return lines, sum(not damage.repaired for damage in damages)

@@ -25,6 +25,15 @@ def one_of(kind: str, name: str, names: Sequence[str]) -> str:
     raise UnknownNameError(f"no {kind} {name!r}; {hint}there are: {', '.join(names)}")
 
 
+def parse_assignments(texts: Sequence[str]) -> dict[str, str]:
+    """`--set` options as overrides; the same field twice is refused."""
+    overrides: dict[str, str] = {}
+    for name, value in map(parse_assignment, texts):
+        if overrides.setdefault(name, value) != value:
+            raise ConfigError(f"--set gives {name} twice, as {overrides[name]} and {value}")
+    return overrides
+
+
 def parse_assignment(text: str) -> tuple[str, str]:
     """`sft.epochs=2` as a pair."""
     name, equals, value = text.partition("=")
@@ -123,6 +132,16 @@ def _parsed(value: Any) -> Any:
         return value
 
 
+def _said(found: Mapping[str, Any]) -> str:
+    """One finding of pydantic in the words of this project."""
+    text = str(found["msg"]).replace("Input should be", "expected").replace("String should", "must")
+    if found["type"] != "literal_error":
+        return text
+    names = re.findall(r"'([^']*)'", str(found["ctx"]["expected"]))
+    close = difflib.get_close_matches(str(found["input"]), names, n=1, cutoff=0.6)
+    return f"{text} (did you mean {close[0]}?)" if close else text
+
+
 def config_error(label: str, error: ValidationError) -> ConfigError:
     """pydantic's findings as one error of ours: field, what was given, what was expected."""
     given: dict[str, Any] = {}
@@ -133,7 +152,7 @@ def config_error(label: str, error: ValidationError) -> ConfigError:
         names = [str(part) for part in found["loc"] if not _UNION_TAG.match(str(part))]
         place = ".".join([label, *names]).strip(".")
         given[place] = found["input"]
-        expected.setdefault(place, []).append(found["msg"])
+        expected.setdefault(place, []).append(_said(found))
         kinds.add(found["type"])
     lines = [f"{place}={given[place]!r}: {'; or '.join(expected[place])}" for place in given]
     is_name = kinds <= {"literal_error", "extra_forbidden"}

@@ -5,16 +5,15 @@ from typing import Any, get_args
 
 from pydantic import Field, ValidationError
 
+from flows import checks
 from flows.overrides import apply_overrides, config_error, one_of
 from flows.presets import MAKING_STATIONS, PRESETS, STATIONS, Preset, Source
 from nanochat_core.artifacts.location import default_store_url
 from nanochat_core.config.base import ComputeDtype, Config
-from nanochat_core.config.execution import Execution
 from nanochat_core.data.harvest import resolve_harvest_source
 from nanochat_core.data.recipes import FilesSource, HarvestSource
-from nanochat_core.data.sources import expand, resolve_files_source
+from nanochat_core.data.sources import resolve_files_source
 from nanochat_core.errors import ConfigError
-from nanochat_core.training.dial import accumulation_steps, extrapolation_warning, plan_training
 
 DTYPE_VARIABLE = "NANOCHAT_DTYPE"
 FROM_PRESET = "preset"
@@ -73,12 +72,15 @@ def resolve(parameters: RunParameters, environ: Mapping[str, str]) -> ResolvedRu
 
 
 def check(parameters: RunParameters, environ: Mapping[str, str]) -> ResolvedRun:
-    """As `resolve`, for early errors: the source is looked for but not read."""
+    """As `resolve`, for early errors: of the source only the first documents are read."""
     make = PRESETS[one_of("preset", parameters.preset, list(PRESETS))]
-    if parameters.source:
-        expand(parameters.source)
-        return _resolve(parameters, environ, make(FilesSource(files=())))
-    return _resolve(parameters, environ, make(HarvestSource(versions={}, python="")))
+    if not parameters.source:
+        return _resolve(parameters, environ, make(HarvestSource(versions={}, python="")))
+    resolved = _resolve(parameters, environ, make(FilesSource(files=())))
+    checks.check_source(parameters.source, resolved.preset)
+    if "pretrain" in resolved.stations:
+        checks.check_enough_text(parameters.source, resolved.preset)
+    return resolved
 
 
 def _source(paths: tuple[str, ...]) -> Source:
@@ -89,9 +91,18 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
     dtype = parameters.compute_dtype
     if dtype == FROM_PRESET:
         dtype = environ.get(DTYPE_VARIABLE, "") or FROM_PRESET
-    general = {**_depth_override(parameters.depth), **_dtype_overrides(preset, dtype)}
+    depth = _depth_override(parameters.depth)
+    if both := depth.keys() & parameters.overrides.keys():
+        name = both.pop()
+        raise ConfigError(
+            f"depth={parameters.depth} and {name}={parameters.overrides[name]} say the same thing; "
+            "give one of them"
+        )
+    general = {**depth, **_dtype_overrides(preset, dtype)}
     preset = apply_overrides(preset, {**general, **parameters.overrides})
     stations = _stations(parameters)
+    planned = checks.plan(preset)
+    checks.check_devices(preset)
     store = parameters.store
     return ResolvedRun(
         preset_name=parameters.preset,
@@ -100,7 +111,7 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
         source_paths=parameters.source,
         stations=stations,
         forced=_forced(parameters, stations),
-        warnings=_check_batches(preset),
+        warnings=checks.warnings(preset, planned),
     )
 
 
@@ -142,14 +153,3 @@ def _forced(parameters: RunParameters, stations: tuple[str, ...]) -> tuple[str, 
             f"{stations[-1]}; choose a later --stop-after"
         )
     return tuple(name for name in stations if name in asked)
-
-
-def _check_batches(preset: Preset) -> tuple[str, ...]:
-    """Refuse batches that do not divide now, before anything has been computed."""
-    recipe = preset.recipes.pretrain
-    plan = plan_training(recipe, preset.recipes.tokenizer.vocab_size)
-    for station in ("pretrain", "sft"):
-        execution: Execution = getattr(preset.executions, station)
-        accumulation_steps(plan.rows_per_step, execution.device_batch_size, execution.ranks)
-    warning = extrapolation_warning(recipe, plan)
-    return (warning,) if warning else ()

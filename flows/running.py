@@ -15,12 +15,16 @@ from tasks.listening import StageRecord, listening
 
 
 def run_watched(
-    parameters: RunParameters, server: LocalServer | None, output: TextIO
+    parameters: RunParameters,
+    stations: tuple[str, ...],
+    server: LocalServer | None,
+    output: TextIO,
 ) -> dict[str, StageRecord]:
     """Run the line and show it; returns how each stage went."""
-    if server is not None:
-        server.wait()
     with make_view(output) as view, _warnings_shown(view), listening(view):
+        view.planned(stations)
+        if server is not None:
+            server.wait()
         if server is None:
             speedrun(parameters)
         else:

@@ -12,9 +12,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tasks.listening import Listener, StageRecord, describe_metrics
+from flows.numbers import duration, key_numbers
+from tasks.listening import Listener, StageRecord
 
 PROGRESS_LINE_SECONDS = 10.0
+BAR_WIDTH = 20
+MIN_WIDTH = 40
+ECHO_WIDTH = 3
+WIDE = 80
+"""Columns from which a terminal has room for a whole bar."""
 STATE_STYLES = {
     "waiting": "dim",
     "running": "bold cyan",
@@ -24,26 +30,6 @@ STATE_STYLES = {
     "stopped": "yellow",
     "failed": "bold red",
 }
-KEY_NUMBERS = {
-    "pretrain": ("val/bpb", "train/loss"),
-    "base_eval": ("val/bpb", "core_metric", "demo_score"),
-    "sft": ("train/loss", "steps", "conversations"),
-    "chat_eval_sft": ("identity/right", "identity/asked", "sums"),
-}
-"""What to show first of a station's metrics; of others the first ones."""
-SHOWN_NUMBERS = 3
-
-
-def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 m 05 s`, `2 h 10 m`."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} m {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
 
 
 @dataclass
@@ -75,11 +61,13 @@ class StageView:
         return pace * (self.total - self.done)
 
 
-def key_numbers(record: StageRecord) -> str:
-    """The few numbers of a finished stage that people look for."""
-    wanted = KEY_NUMBERS.get(record.station, ())
-    names = [name for name in wanted if name in record.metrics] or list(record.metrics)
-    return describe_metrics({name: record.metrics[name] for name in names[:SHOWN_NUMBERS]})
+def summary(record: StageRecord) -> str:
+    """How a stage ended, on one line: what went wrong, what it published, or its numbers."""
+    if record.state == "stopped":
+        return "continues when the same command is run again"
+    if record.message:
+        return record.message.partition("\n")[0]
+    return key_numbers(record.station, record.metrics)
 
 
 class PlainView(Listener):
@@ -130,9 +118,8 @@ class PlainView(Listener):
     def ended(self, record: StageRecord) -> None:
         """End a stage."""
         self.records[record.station] = record
-        detail = record.message.partition("\n")[0] if record.message else key_numbers(record)
         line = f"{record.station:<14} {record.state} in {duration(record.seconds)}"
-        self.say(f"{line}  {detail}".rstrip())
+        self.say(f"{line}  {summary(record)}".rstrip())
 
 
 class LiveView(Listener):
@@ -178,29 +165,48 @@ class LiveView(Listener):
         self.records[record.station] = record
         stage = self._stages[record.station]
         stage.state, stage.seconds = record.state, record.seconds
-        detail = record.message.partition("\n")[0] if record.message else key_numbers(record)
-        stage.note = detail
+        stage.note = summary(record)
 
     def table(self) -> Group:
         """The table as it stands now."""
         now = self._clock()
-        table = Table(box=None, pad_edge=False, expand=False)
-        for title in ("station", "state", "time", "progress", "left", ""):
-            table.add_column(title, no_wrap=title != "")
+        # Room for the ^C that a terminal echoes: at the margin it would wrap and shift the table.
+        width = max(self._console.width - ECHO_WIDTH, MIN_WIDTH)
+        table = Table(box=None, pad_edge=False, width=width)
+        # Fixed widths: a table that is drawn again four times a second must not jump.
+        table.add_column("station", no_wrap=True, min_width=13)
+        table.add_column("state", no_wrap=True, min_width=7)
+        table.add_column("time", no_wrap=True, min_width=8)
+        table.add_column("", ratio=1)
         for stage in list(self._stages.values()):
             is_running = stage.state == "running"
             seconds = now - stage.started if is_running else stage.seconds
-            has_bar = is_running and stage.total > 0
-            left = stage.seconds_left(now) if has_bar else None
             table.add_row(
                 stage.station,
                 Text(stage.state, style=STATE_STYLES.get(stage.state, "")),
                 "" if stage.state == "waiting" else duration(seconds),
-                ProgressBar(stage.total, stage.done, width=20) if has_bar else "",
-                "" if left is None else duration(left),
-                Text(stage.note, overflow="ellipsis", no_wrap=True),
+                self._progress(stage, now) if is_running else _one_line(stage.note),
             )
         return Group(table)
+
+    def _progress(self, stage: StageView, now: float) -> Table | Text:
+        """Bar, time left and what is being done, as far as there is room; the bar comes first."""
+        if stage.total <= 0:
+            return Text("starting", style="dim")
+        left = stage.seconds_left(now)
+        words = [f"{stage.done / stage.total:.0%}"]
+        words += [] if left is None else [f"{duration(left)} left"]
+        words += [stage.note] if stage.note else []
+        line = Table.grid(padding=(0, 1, 0, 0))
+        width = BAR_WIDTH if self._console.width >= WIDE else BAR_WIDTH // 2
+        line.add_column(no_wrap=True, min_width=width + 1)
+        line.add_column(no_wrap=True, overflow="ellipsis")
+        line.add_row(ProgressBar(stage.total, stage.done, width=width), ", ".join(words))
+        return line
+
+
+def _one_line(text: str) -> Text:
+    return Text(text, overflow="ellipsis", no_wrap=True)
 
 
 View = PlainView | LiveView
@@ -220,7 +226,11 @@ class ShowWarnings(logging.Handler):
     def __init__(self, view: View) -> None:
         super().__init__(logging.WARNING)
         self._view = view
+        self._last = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show one warning."""
-        self._view.say(record.getMessage())
+        """Show one warning; a stage that looks again before it publishes says it again."""
+        message = record.getMessage()
+        if message != self._last:
+            self._view.say(message)
+        self._last = message

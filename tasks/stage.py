@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from prefect import Task, get_run_logger
 from prefect.cache_policies import NO_CACHE
@@ -30,6 +31,7 @@ from tasks.listening import Listener, StageRecord, StageState, describe_metrics
 from tasks.reporting import ProgressBar, publish_report
 
 LOST_JOB_RETRIES = 2
+_OUTPUT = "output-"
 _DISK_ERRORS = {
     errno.ENOSPC: "is full; free some space",
     errno.EDQUOT: "is over its quota; free some space",
@@ -73,7 +75,9 @@ class StageWork:
         self.station, self.call, self.inputs = station, call, inputs
         self.recipe, self.execution = call.recipe, call.execution
         self.source_paths = call.source_paths
-        self.work, self.output = folder / "work", folder / "output"
+        self.work = folder / "work"
+        # A name of its own: processes of a killed run may still be writing into the last one.
+        self.output = folder / f"{_OUTPUT}{uuid4().hex[:8]}"
         self.report = StageReport(station, call.run.listener)
 
     @property
@@ -186,6 +190,7 @@ class Stage:
         store = call.run.store
         start = time.monotonic()
         if not call.force and (hit := store.lookup(request)):
+            store.clear_leftovers(request)
             return self._cached(call, hit, start)
         with store.lock(self.station, request.fingerprint, wait=call.run.wait):
             # Whoever held the lock may have made it meanwhile.
@@ -193,6 +198,7 @@ class Stage:
                 return self._cached(call, hit, start)
             with disk_errors_told(store):
                 ref = self._made(call, request, inputs)
+        store.clear_leftovers(request)
         self._report(call, ref, start)
         numbers = describe_metrics(store.manifest(ref).metrics)
         return Completed(message=f"{call.state} {ref.short}: {numbers}".rstrip(": "), data=ref)
@@ -217,7 +223,8 @@ class Stage:
             call.state = "resumed"
         work.work.mkdir(parents=True, exist_ok=True)
         # Outputs of an attempt that failed half-way prove nothing; checkpoints live in `work`.
-        shutil.rmtree(work.output, ignore_errors=True)
+        for left in folder.glob(f"{_OUTPUT}*"):
+            shutil.rmtree(left, ignore_errors=True)
         work.output.mkdir()
         output = self._make(work)
         provenance = {

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -117,14 +118,19 @@ def run_job(module: str, spec: JobSpec, *, report: Report) -> StageOutput:
     return run_supervised(command, spec, report=report)
 
 
-def torchrun_command(spec: JobSpec) -> list[str]:
-    """torchrun for one machine, without the module; it gives ranks the whole grace to save."""
+def torchrun_command(spec: JobSpec, torch_version: str | None = None) -> list[str]:
+    """torchrun for one machine, without the module; it gives ranks the whole grace to save.
+
+    Before torch 2.13 (`torch_version`: else the installed one) the grace is torchrun's own 30 s.
+    """
+    major, minor = (torch_version or version("torch")).split(".")[:2]
+    grace = str(math.ceil(spec.execution.grace_seconds))
     return [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         # The machine's own name need not resolve on a laptop.
         *("--local-addr", "127.0.0.1"),
         *("--nproc-per-node", str(spec.execution.ranks)),
-        *("--shutdown-timeout", str(math.ceil(spec.execution.grace_seconds))),
+        *(("--shutdown-timeout", grace) if (int(major), int(minor)) >= (2, 13) else ()),
     ]
 
 

@@ -51,6 +51,10 @@ def _protocol(url: str) -> str:
             f"store URL {url!r} has the unknown protocol {protocol!r}; "
             "use a folder, memory://name or s3://bucket/prefix."
         )
+    if protocol not in ("file", "local", "memory") and not url.split("://", 1)[-1].strip("/"):
+        raise ConfigError(
+            f"store URL {url!r} names no bucket; write it as {protocol}://bucket/prefix."
+        )
     if "@" in url.split("://", 1)[-1].split("/", 1)[0] and "://" in url:
         raise ConfigError(
             "the store URL holds a user name or key, which would be recorded with every run; "

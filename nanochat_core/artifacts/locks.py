@@ -72,7 +72,7 @@ def _take(descriptor: int, path: Path, what: str, wait: bool) -> None:
                 "Wait for it with --wait, or stop that run first."
             )
         if time.monotonic() >= next_word:
-            log.info("waiting for %s, which is being made by %s", what, owner)
+            log.warning("waiting for %s, which is being made by %s", what, owner)
             next_word = time.monotonic() + SAY_AGAIN_SECONDS
         time.sleep(POLL_SECONDS)
 

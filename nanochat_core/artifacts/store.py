@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from nanochat_core.artifacts import generations
 from nanochat_core.artifacts.canonical import sha256_hex, with_stable_form
 from nanochat_core.artifacts.copies import LocalCopies
 from nanochat_core.artifacts.filesystems import Files
+from nanochat_core.artifacts.leftovers import unnamed_paths
 from nanochat_core.artifacts.local_files import LocalFiles
 from nanochat_core.artifacts.location import open_files, user_cache_folder
 from nanochat_core.artifacts.locks import locked
@@ -20,7 +22,12 @@ from nanochat_core.artifacts.stamps import Stamps
 from nanochat_core.artifacts.types import ArtifactRef, Manifest, Request
 from nanochat_core.artifacts.verifying import Damage, Verifier
 from nanochat_core.config.job import StageOutput
-from nanochat_core.errors import ArtifactNotFoundError, DamagedFileError
+from nanochat_core.errors import (
+    ArtifactNotFoundError,
+    DamagedFileError,
+    StationBusyError,
+    StoreUnavailableError,
+)
 
 log = logging.getLogger(__name__)
 
@@ -123,9 +130,27 @@ class ArtifactStore:
         """A local folder with the verified files of an artifact; do not write into it.
 
         The folder itself in a local store, else a copy that stays until space runs short.
+        Where its own files are damaged or gone, those of another manifest with the same digest do:
+        a repaired artifact has a new number, by which what was made from it does not know it.
         Raises ArtifactNotFoundError or DamagedFileError.
         """
-        manifest = self.manifest(ref)
+        try:
+            return self._materialize(self.manifest(ref))
+        except (ArtifactNotFoundError, DamagedFileError):
+            for other in self._equals(ref):
+                with suppress(DamagedFileError):
+                    return self._materialize(other)
+            raise
+
+    def _equals(self, ref: ArtifactRef) -> Iterator[Manifest]:
+        for number in reversed(self._manifests.numbers(ref.station, ref.fingerprint)):
+            with suppress(DamagedFileError):
+                manifest = self._manifests.read(ref.station, ref.fingerprint, number)
+                if number != ref.manifest and manifest.digest == ref.digest:
+                    yield manifest
+
+    def _materialize(self, manifest: Manifest) -> Path:
+        ref = manifest.ref
         folder = self.files.local_path(f"{ref.station}/{ref.fingerprint}/{manifest.attempt}")
         if folder is None:
             return self._copies.fetch(self.files, manifest)
@@ -198,6 +223,26 @@ class ArtifactStore:
         """Remove the in-progress folders of `request`, after publishing."""
         generations.sweep_discarded(self._here / "inprogress")
         generations.discard_generations(self._here / "inprogress", request)
+
+    def clear_leftovers(self, request: Request) -> None:
+        """Remove what killed runs left of a published artifact, unless it is being made right now.
+
+        Uploads to a store that is not a local folder stay: another host may be at work on them.
+        """
+        generation = self._here / "inprogress" / request.station / request.fingerprint
+        is_local = self.files.local_path("") is not None
+        unnamed = partial(unnamed_paths, self.files, self._manifests, request)
+        if not generation.exists() and not (is_local and unnamed()):
+            return
+        # Nobody waits for tidiness, and a store that cannot be written can still be read.
+        with (
+            suppress(StationBusyError, StoreUnavailableError),
+            self.lock(request.station, request.fingerprint),
+        ):
+            for path in unnamed() if is_local else []:
+                log.info("removing %s, which a killed run left", path)
+                self.files.remove(path)
+            self.discard_generations(request)
 
     def save_run(self, run_id: str, record: Mapping[str, Any]) -> None:
         """Write or replace the record of a run."""

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from pydantic import Field
+
 from nanochat_core.artifacts.filesystems import Files
 from nanochat_core.artifacts.records import Aliases, Manifests, Runs, manifest_path
 from nanochat_core.artifacts.stamps import Stamps
@@ -16,6 +18,7 @@ class Damage(Config):
 
     path: str
     reason: str
+    repaired: bool = Field(False, description="a newer manifest of the same artifact is sound")
 
 
 @dataclass(frozen=True)
@@ -58,12 +61,14 @@ class Verifier:
 
     def everything(self) -> list[Damage]:
         """Damage of every manifest of every artifact, superseded ones too."""
-        return [
-            damage
-            for station, fingerprint in self.manifests.artifacts()
-            for number in self.manifests.numbers(station, fingerprint)
-            for damage in self._manifest(station, fingerprint, number)
-        ]
+        found: list[Damage] = []
+        for station, fingerprint in self.manifests.artifacts():
+            is_sound_above = False
+            for number in reversed(self.manifests.numbers(station, fingerprint)):
+                damages = self._manifest(station, fingerprint, number)
+                found += [d.model_copy(update={"repaired": is_sound_above}) for d in damages]
+                is_sound_above = is_sound_above or not damages
+        return found
 
     def records(self, aliases: Aliases, runs: Runs) -> list[Damage]:
         """Damaged aliases and run records."""

@@ -1,6 +1,6 @@
 """Where and how a station runs: recorded in provenance, never part of a fingerprint."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -25,5 +25,7 @@ class Execution(Config):
     log_every: int = Field(10, ge=1, description="steps between lines of metrics.jsonl")
     checkpoint_every: int = Field(250, ge=1, description="steps between checkpoints")
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that are kept")
-    eval_every: int = Field(250, description="steps between validation losses; -1 is never")
+    eval_every: Annotated[int, Field(ge=1)] | Literal[-1] = Field(
+        250, description="steps between validation losses; -1 is never"
+    )
     grace_seconds: float = Field(12.0, gt=0, description="time to save after a stop request")

@@ -151,10 +151,12 @@ class TrainRows:
             return
         shards = len(self.index.train)
         needed = math.ceil(rows_needed * shards / (self.num_rows * max_epochs))
+        enough = math.ceil(100 * rows_needed / self.num_rows) / 100
         raise ConfigError(
             f"training needs {rows_needed:,} rows of {self.sequence_len} tokens, "
             f"{rows_needed / self.num_rows:.2f} epochs of the {shards} train shards "
-            f"({self.num_rows:,} rows), but max_epochs is {max_epochs:g}. Make about {needed} "
-            f"shards, or, if there is no more text, train {rows_allowed // rows_per_step:,} "
-            "steps at most or raise max_epochs"
+            f"({self.num_rows:,} rows), but pretrain.data.max_epochs={max_epochs:g}. Give "
+            f"more text (about {needed} such train shards), or else set pretrain.num_iterations "
+            f"to at most {rows_allowed // rows_per_step} or pretrain.data.max_epochs to "
+            f"{enough:g} or more"
         )

@@ -1,9 +1,11 @@
 """The user's own text: which files a source means, what identifies them, what is held out."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import PurePosixPath
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
@@ -11,14 +13,18 @@ import fsspec
 from nanochat_core.data.documents import Document
 from nanochat_core.data.near_duplicates import stable_hash
 from nanochat_core.data.recipes import FileDigest, FilesSource
-from nanochat_core.data.text_files import FORMATS, documents_of, open_binary, suffix_of
+from nanochat_core.data.text_files import FORMATS, documents_of, open_binary, shown, suffix_of
 from nanochat_core.errors import DataError
 from nanochat_core.logs import Progress
 
 BLOCK_DOCUMENTS = 20
 """Neighbouring documents are often one text: whole blocks of them are held out together."""
 
+NEEDED_DOCUMENTS = 2 * BLOCK_DOCUMENTS
 HASH_BYTES = 1 << 20
+MAX_LOOKED_INTO = 200
+"""Files of which the first documents are read before the run starts; the rest wait for it."""
+PLAIN_FORMATS = (".txt", ".md", ".jsonl")
 _MAGIC = "*?["
 
 
@@ -31,10 +37,12 @@ class SourceFile:
 
 
 def _filesystem(path: str) -> tuple[Any, str]:
+    if not path.strip():
+        raise DataError("a source is empty text; expected a file, folder, glob or URL")
     try:
-        return fsspec.core.url_to_fs(path)  # type: ignore[no-any-return]
+        return fsspec.core.url_to_fs(os.path.expanduser(path))  # type: ignore[no-any-return]
     except Exception as error:
-        raise DataError(f"cannot open the source {path}: {error}") from error
+        raise DataError(f"cannot open the source {path}: {error}; check its spelling") from error
 
 
 def _relative(path: str, root: str) -> str:
@@ -67,7 +75,9 @@ def _matches(given: str) -> list[SourceFile]:
     try:
         if files.isfile(path):
             if suffix_of(path) not in FORMATS:
-                raise DataError(f"cannot read {given}: expected one of {', '.join(FORMATS)}")
+                raise DataError(
+                    f"cannot read {given}: expected a name that ends in one of {', '.join(FORMATS)}"
+                )
             return [SourceFile(files.unstrip_protocol(path), PurePosixPath(path).name)]
         if files.isdir(path):
             found, root = _readable(files.find(path), path), path
@@ -76,9 +86,13 @@ def _matches(given: str) -> list[SourceFile]:
             matched = [match for match in files.glob(path) if files.isfile(match)]
             found = _readable(matched, root)
         else:
-            raise DataError(f"no such file or folder: {given}")
-    except OSError as error:
-        raise DataError(f"cannot read {given}: {error}") from error
+            raise DataError(f"no such file or folder: {given}; check the path given to --source")
+    except DataError:
+        raise
+    except Exception as error:  # object stores and web servers raise classes of their own
+        raise DataError(
+            f"cannot read {given}: {error}; check the address, its rights and the network"
+        ) from error
     if not found:
         raise DataError(f"nothing matches {given}: expected {', '.join(FORMATS)} files")
     return [SourceFile(files.unstrip_protocol(match), _relative(match, root)) for match in found]
@@ -133,19 +147,52 @@ def check_unchanged(source: FilesSource, files: Sequence[SourceFile]) -> None:
     for file, expected in zip(files, source.files, strict=True):
         if _digest(file) != expected:
             raise DataError(
-                f"{file.path} changed since it was planned (sha256 was {expected.sha256[:12]}); "
-                "run again"
+                f"{shown(file.path)} changed since it was planned (sha256 was "
+                f"{expected.sha256[:12]}); run again"
             )
+
+
+def _check_enough(num_documents: int, limit: int = 0) -> None:
+    if num_documents >= NEEDED_DOCUMENTS:
+        return
+    if limit and limit == num_documents:
+        raise DataError(
+            f"shards.max_documents={limit} is too few: {NEEDED_DOCUMENTS} or more are needed, so "
+            f"that a block of {BLOCK_DOCUMENTS} can be held out for validation"
+        )
+    found = f"{num_documents} document{'' if num_documents == 1 else 's'}"
+    raise DataError(
+        f"the source holds {found}; {NEEDED_DOCUMENTS} or more are needed, so that a block of "
+        f"{BLOCK_DOCUMENTS} can be held out for validation: add text (a document is a row of "
+        "jsonl or parquet, or up to 2,000 characters of txt or md)"
+    )
+
+
+def check_first_documents(
+    files: Sequence[SourceFile], *, text_column: str, max_characters: int
+) -> None:
+    """Refuse (DataError) files whose beginning is no text, and a source with too little of it."""
+    num_documents = 0
+    for file in files[:MAX_LOOKED_INTO]:
+        documents = documents_of(file.path, text_column=text_column, max_characters=max_characters)
+        num_documents += sum(1 for _ in islice(documents, NEEDED_DOCUMENTS))
+    if len(files) <= MAX_LOOKED_INTO:
+        _check_enough(num_documents)
+
+
+def num_text_bytes(files: Sequence[SourceFile]) -> int | None:
+    """Size of a source of local plain files; None where its text cannot be told from that."""
+    paths = [Path(shown(file.path)) for file in files]
+    if any(suffix_of(file.path) not in PLAIN_FORMATS for file in files):
+        return None
+    if not all(path.is_file() for path in paths):
+        return None
+    return sum(path.stat().st_size for path in paths)
 
 
 def held_out_blocks(num_documents: int, percent: float) -> frozenset[int]:
     """Numbers of the blocks that are validation: the lowest `percent` by hash, at least one."""
-    needed = 2 * BLOCK_DOCUMENTS
-    if num_documents < needed:
-        raise DataError(
-            f"the source holds {num_documents} documents; {needed} or more are needed, so that "
-            f"a block of {BLOCK_DOCUMENTS} can be held out for validation: add text"
-        )
+    _check_enough(num_documents)
     count = num_documents // BLOCK_DOCUMENTS
     by_hash = sorted(range(count), key=lambda number: stable_hash(f"validation block {number}"))
     return frozenset(by_hash[: max(1, round(count * percent / 100))])
@@ -175,7 +222,9 @@ def read_source(
             )
 
     count = sum(1 for _ in texts())
-    count = min(count, max_documents) if max_documents else count
+    if max_documents:
+        count = min(count, max_documents)
+        _check_enough(count, max_documents)
     blocks = held_out_blocks(count, validation_percent)
     progress.total = count
     for number, text in zip(range(count), texts(), strict=False):

@@ -13,6 +13,7 @@ from nanochat_core.errors import DataError
 
 FORMATS = (".txt", ".md", ".jsonl", ".parquet")
 READ_BATCH = 1_000
+_COLUMN_REMEDY = "name the column of text with --set shards.source.text_column=NAME"
 
 
 def suffix_of(path: str) -> str:
@@ -20,12 +21,19 @@ def suffix_of(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
 
 
+def shown(path: str) -> str:
+    """A path as people write it: local files without their protocol."""
+    return path.removeprefix("file://")
+
+
 def open_binary(path: str) -> BinaryIO:
     """Open a local path or URL; an error that names the file when that cannot be done."""
     try:
         return fsspec.open(path, "rb").open()  # type: ignore[no-any-return]
     except Exception as error:
-        raise DataError(f"cannot read {path}: {error}; check the path and its rights") from error
+        raise DataError(
+            f"cannot read {shown(path)}: {error}; check the path and its rights"
+        ) from error
 
 
 def _lines(path: str) -> Iterator[str]:
@@ -37,9 +45,15 @@ def _lines(path: str) -> Iterator[str]:
                 text = line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(
-                    f"{path} is not UTF-8: byte {position + error.start} is "
-                    f"0x{line[error.start]:02x}; convert the file to UTF-8"
+                    f"{shown(path)} is not UTF-8: byte {position + error.start} is "
+                    f"0x{line[error.start]:02x}; convert the file to UTF-8, or leave it out if "
+                    "it is no text"
                 ) from error
+            if "\0" in text:
+                raise DataError(
+                    f"{shown(path)} holds a NUL byte at {position + text.index(chr(0))}: a binary "
+                    "file, or text in UTF-16; leave it out, or convert it to UTF-8"
+                )
             yield (text.removeprefix("\ufeff") if position == 0 else text).rstrip("\r\n")
             position += len(line)
 
@@ -89,7 +103,8 @@ def split_text(lines: Iterator[str], max_characters: int) -> Iterator[str]:
 def _checked_text(value: object, place: str, column: str) -> str:
     if not isinstance(value, str):
         raise DataError(
-            f"{place}: column {column!r} holds {type(value).__name__}; expected a string"
+            f"{place}: column {column!r} holds {type(value).__name__}; expected a string; "
+            f"{_COLUMN_REMEDY}"
         )
     return value
 
@@ -98,14 +113,14 @@ def _json_documents(path: str, column: str) -> Iterator[str]:
     for number, line in enumerate(_lines(path), start=1):
         if not line.strip():
             continue
-        place = f"{path}:{number}"
+        place = f"{shown(path)}:{number}"
         try:
             record = json.loads(line)
         except ValueError as error:
             raise DataError(f"{place}: not JSON ({error}); expected one object a line") from error
         if not isinstance(record, dict) or column not in record:
             has = sorted(record) if isinstance(record, dict) else type(record).__name__
-            raise DataError(f"{place}: no column {column!r}; the line has {has}")
+            raise DataError(f"{place}: no column {column!r}; the line has {has}; {_COLUMN_REMEDY}")
         yield _checked_text(record[column], place, column)
 
 
@@ -115,13 +130,18 @@ def _parquet_documents(path: str, column: str) -> Iterator[str]:
             with pq.ParquetFile(raw) as file:
                 names = file.schema_arrow.names
                 if column not in names:
-                    raise DataError(f"{path} has no column {column!r}; it has {names}")
+                    raise DataError(
+                        f"{shown(path)} has no column {column!r}; it has {names}; {_COLUMN_REMEDY}"
+                    )
                 for batch in file.iter_batches(READ_BATCH, columns=[column]):
                     for value in batch.column(0).to_pylist():
                         if value is not None:
-                            yield _checked_text(value, path, column)
+                            yield _checked_text(value, shown(path), column)
         except pa.ArrowException as error:
-            raise DataError(f"{path} is not a readable parquet file: {error}") from error
+            raise DataError(
+                f"{shown(path)} is not a readable parquet file: {error}; write it "
+                "again, or leave it out"
+            ) from error
 
 
 def documents_of(path: str, *, text_column: str, max_characters: int) -> Iterator[str]:

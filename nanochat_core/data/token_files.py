@@ -115,8 +115,9 @@ def _tokenize_shard(job: _ShardJob) -> ShardCounts:
             encoded = [[tokenizer.bos_id, *ids] for ids in tokenizer.encode_batch(texts)]
             lengths = np.array([len(ids) for ids in encoded], dtype="<u4")
             flat = np.concatenate([np.array(ids, dtype=dtype) for ids in encoded])
-            flat.tofile(token_file)
-            lengths.tofile(length_file)
+            # Not `tofile`: its errors do not say that the disk is full.
+            token_file.write(flat.data)
+            length_file.write(lengths.data)
             documents += len(encoded)
             tokens += len(flat)
     return ShardCounts(documents=documents, tokens=tokens)

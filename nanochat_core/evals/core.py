@@ -116,16 +116,16 @@ def evaluate_core(
 ) -> CoreResult:
     """Ask the model every task of a bundle; every rank gets the whole result.
 
-    `max_per_task` examples of each task are kept after shuffling; `batch_tokens` bounds the
-    tokens of a forward pass and does not change the result; `max_prompt_tokens` is the hard
+    `max_per_task` examples of each task are kept after shuffling (0: all); `batch_tokens` bounds
+    the tokens of a forward pass and does not change the result; `max_prompt_tokens` is the hard
     limit of a model that has one, else ten times its sequence length. Raises DataError for a
     task that cannot be read or asked, before that task's first forward pass.
     """
     longest = MAX_LENGTH_FACTOR * model.config.sequence_len
     max_tokens = min(longest, max_prompt_tokens or longest)
-    if max_per_task < 1 or batch_tokens < 1:
-        raise ConfigError(f"max_per_task={max_per_task} and batch_tokens={batch_tokens} must be "
-                          "at least 1")  # fmt: skip
+    if max_per_task < 0 or batch_tokens < 1:
+        raise ConfigError(f"max_per_task={max_per_task} must be at least 0 (all), batch_tokens="
+                          f"{batch_tokens} at least 1")  # fmt: skip
     results: list[TaskResult] = []
     num_done = 0
 

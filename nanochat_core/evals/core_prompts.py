@@ -52,10 +52,11 @@ class Prompt:
 
 
 def keep_examples(task: Task, examples: Sequence[Example], max_per_task: int) -> list[KeptExample]:
-    """Shuffle, keep the first ones; raises DataError when few shots cannot be drawn from them."""
+    """Shuffle, keep the first ones (0: all); DataError when few shots cannot be drawn from them."""
     order = list(range(len(examples)))
     random.Random(SHUFFLE_SEED).shuffle(order)
-    kept = [KeptExample(row, i, examples[i]) for row, i in enumerate(order[:max_per_task])]
+    chosen = order[: max_per_task or None]
+    kept = [KeptExample(row, i, examples[i]) for row, i in enumerate(chosen)]
     if task.num_fewshot > len(kept) - 1:
         raise DataError(
             f"task {task.label} shows {task.num_fewshot} other examples in each prompt, but only "

@@ -13,9 +13,9 @@ from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import ArtifactRef
 from nanochat_core.distributed.ranks import pick_device
 from nanochat_core.errors import ArtifactNotFoundError, CheckpointError
-from nanochat_core.inference.loading import CONFIG_FILE, load_model
+from nanochat_core.inference.loading import CONFIG_FILE, load_pair
 from nanochat_core.model.gpt import GPT
-from nanochat_core.tokenizer.tokenizer import INFO_FILE, Tokenizer
+from nanochat_core.tokenizer.tokenizer import INFO_FILE
 
 CHAT_STATIONS = ("rl", "sft", "pretrain")
 """Stations that make models, the most finished first."""
@@ -57,11 +57,12 @@ class CheckpointManager:
         """The model, with `model.tokenizer`, and its config.json.
 
         Raises ArtifactNotFoundError for a name that stands for nothing, CheckpointError for
-        something that is no model or has no tokenizer.
+        something that is no model, or has no tokenizer, or another one than it was trained with.
         """
-        folders = self.find()
-        tokenizer = Tokenizer.load(folders.tokenizer)
-        model, config = load_model(folders.model, self.device, self.compute_dtype)
+        found = self.find()
+        model, config, tokenizer = load_pair(
+            found.model, found.tokenizer, self.device, self.compute_dtype
+        )
         model.eval()
         model.tokenizer = tokenizer
         return model, config

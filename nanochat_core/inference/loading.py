@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from nanochat_core.errors import CheckpointError, ConfigError
 from nanochat_core.model.config import ModelConfig
 from nanochat_core.model.gpt import GPT
+from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -53,6 +54,27 @@ def load_model(
         for name, tensor in model.state_dict().items():
             tensor.copy_(tensors[name])
     return model, config
+
+
+def load_pair(
+    folder: Path, tokenizer_folder: Path, device: torch.device | str, compute_dtype: torch.dtype
+) -> tuple[GPT, dict[str, Any], Tokenizer]:
+    """`load_model` and its tokenizer, after a check that the two belong together.
+
+    Raises CheckpointError, before weights are read, when the model was trained with another
+    tokenizer; DataError when the tokenizer cannot be read.
+    """
+    tokenizer = Tokenizer.load(tokenizer_folder)
+    config, shape = read_config(folder)
+    # A folder made by hand may not say which tokenizer it needs; then the size has to do.
+    wanted = config.get("tokenizer", tokenizer.identity)
+    if wanted != tokenizer.identity or shape.vocab_size != tokenizer.vocab_size:
+        raise CheckpointError(
+            f"{folder} was trained with the tokenizer {str(wanted)[:8]} of {shape.vocab_size:,} "
+            f"tokens, but {tokenizer_folder} is {tokenizer.identity[:8]} of "
+            f"{tokenizer.vocab_size:,}; give the tokenizer that the model was trained with"
+        )
+    return *load_model(folder, device, compute_dtype), tokenizer
 
 
 def read_config(folder: Path) -> tuple[dict[str, Any], ModelConfig]:

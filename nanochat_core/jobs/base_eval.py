@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat_core.config.job import PROGRESS_FILE, JobSpec, Role, StageOutput
+from nanochat_core.config.job import METRICS_FILE, PROGRESS_FILE, JobSpec, Role, StageOutput
 from nanochat_core.data.eval_bundle import build_heldout_bundle
 from nanochat_core.data.validation_rows import ValidationRows
 from nanochat_core.distributed.collectives import barrier
@@ -21,7 +21,7 @@ from nanochat_core.evals.progress import EvalProgress
 from nanochat_core.evals.recipes import BaseEvalRecipe
 from nanochat_core.evals.samples import Sample, draw_samples
 from nanochat_core.inference.engine import InferenceEngine
-from nanochat_core.inference.loading import load_model
+from nanochat_core.inference.loading import load_pair
 from nanochat_core.inference.sampler import SamplingSettings
 from nanochat_core.jobs.common import StopRequest, run_job_main
 from nanochat_core.jobs.hardware import describe_hardware
@@ -48,6 +48,7 @@ class BaseEval:
     recipe: BaseEvalRecipe
     ranks: Ranks
     model: GPT
+    config: dict[str, Any]
     tokenizer: Tokenizer
     rows: ValidationRows
     bundle: Bundle
@@ -115,10 +116,10 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
 def prepare(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> BaseEval:
     """Read everything that will be needed; whatever cannot work is refused here."""
     recipe = BaseEvalRecipe.model_validate(spec.recipe)
-    bundle = make_bundle(spec, recipe, ranks)
-    tokenizer = Tokenizer.load(spec.input("tokenizer"))
     dtype = resolve_compute_dtype(recipe.compute_dtype, ranks.device)
-    model, _ = load_model(spec.input("pretrain"), ranks.device, dtype)
+    folders = spec.input("pretrain"), spec.input("tokenizer")
+    model, config, tokenizer = load_pair(*folders, ranks.device, dtype)
+    bundle = make_bundle(spec, recipe, ranks)
     rows = ValidationRows(
         spec.input("tokens"),
         sequence_len=model.config.sequence_len,
@@ -129,7 +130,7 @@ def prepare(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> BaseEval:
     total = (rows.num_rows + num_examples) // ranks.world_size + len(recipe.sample_prompts)
     path = Path(spec.work_folder) / PROGRESS_FILE if ranks.is_main else None
     progress = EvalProgress(path, total, stop)
-    return BaseEval(spec, recipe, ranks, model, tokenizer, rows, bundle, progress)
+    return BaseEval(spec, recipe, ranks, model, config, tokenizer, rows, bundle, progress)
 
 
 def make_bundle(spec: JobSpec, recipe: BaseEvalRecipe, ranks: Ranks) -> Bundle:
@@ -154,16 +155,18 @@ def publish(
     write_json(output / SAMPLES_FILE, [sample.record() for sample in samples])
     with (output / EXAMPLES_FILE).open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows(example_rows(tasks))
+    metrics = {"val/bpb": loss.bits_per_byte, **task_scores(tasks)}
+    # One line that goes on where the metrics of pretraining end.
+    step = evaluation.config.get("plan", {}).get("num_iterations")
+    line = json.dumps({"step": step, **metrics}) + "\n"
+    (output / METRICS_FILE).write_text(line, encoding="utf-8")
     files: dict[str, Role] = {SCORES_FILE: "result", SAMPLES_FILE: "result"}
-    files[EXAMPLES_FILE] = "record"
+    files |= {EXAMPLES_FILE: "record", METRICS_FILE: "record"}
     bundle_files = (path for path in (output / BUNDLE_FOLDER).rglob("*") if path.is_file())
     files |= {path.relative_to(output).as_posix(): "record" for path in sorted(bundle_files)}
     StageOutput(
         files=files,
-        metrics={
-            "val/bpb": loss.bits_per_byte,
-            **task_scores(tasks),
-        },
+        metrics=metrics,
         provenance=describe_hardware(evaluation.ranks, evaluation.model.compute_dtype),
     ).save(output)
 

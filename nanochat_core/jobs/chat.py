@@ -121,9 +121,8 @@ def load_chat(arguments: argparse.Namespace) -> Chat:
 
     from nanochat_core.distributed.ranks import pick_device
     from nanochat_core.inference.engine import InferenceEngine
-    from nanochat_core.inference.loading import load_model, read_config
+    from nanochat_core.inference.loading import load_pair, read_config
     from nanochat_core.inference.sampler import SamplingSettings
-    from nanochat_core.tokenizer.tokenizer import Tokenizer
 
     settings = SamplingSettings(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed
@@ -134,13 +133,7 @@ def load_chat(arguments: argparse.Namespace) -> Chat:
     torch.set_num_threads(1 if is_small else min(MAX_THREADS, os.cpu_count() or 1))
     # A single token is read-bound: on a CPU, casting float32 weights for each would cost more.
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    tokenizer = Tokenizer.load(arguments.tokenizer)
-    model, _ = load_model(arguments.model, device, dtype)
-    if tokenizer.vocab_size != shape.vocab_size:
-        raise ConfigError(
-            f"{arguments.tokenizer} has {tokenizer.vocab_size:,} tokens, the model "
-            f"{shape.vocab_size:,}; give the tokenizer that it was trained with"
-        )
+    model, _, tokenizer = load_pair(arguments.model, arguments.tokenizer, device, dtype)
     return Chat(InferenceEngine(model, tokenizer), settings, arguments.max_new_tokens)
 
 

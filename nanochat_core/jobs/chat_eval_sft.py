@@ -15,12 +15,11 @@ from nanochat_core.evals.chat import ChatAnswer, ask, chat_scores, make_question
 from nanochat_core.evals.progress import EvalProgress
 from nanochat_core.evals.recipes import ChatEvalRecipe
 from nanochat_core.inference.engine import InferenceEngine
-from nanochat_core.inference.loading import load_model
+from nanochat_core.inference.loading import load_pair
 from nanochat_core.inference.sampler import GREEDY
 from nanochat_core.jobs.base_eval import SCORES_FILE, write_json
 from nanochat_core.jobs.common import StopRequest, run_job_main
 from nanochat_core.jobs.hardware import describe_hardware
-from nanochat_core.tokenizer.tokenizer import Tokenizer
 from nanochat_core.training.precision import resolve_compute_dtype
 
 log = logging.getLogger(__name__)
@@ -34,9 +33,9 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     if not ranks.is_main:
         return  # a hundred short answers are not worth sharing out
     recipe = ChatEvalRecipe.model_validate(spec.recipe)
-    tokenizer = Tokenizer.load(spec.input("tokenizer"))
     dtype = resolve_compute_dtype(recipe.compute_dtype, ranks.device)
-    model, config = load_model(spec.input("sft"), ranks.device, dtype)
+    folders = spec.input("sft"), spec.input("tokenizer")
+    model, config, tokenizer = load_pair(*folders, ranks.device, dtype)
     questions = make_questions(
         model_facts(config),
         identity=recipe.identity_questions,

@@ -102,10 +102,17 @@ def _guarded(main: JobMain, spec: JobSpec, stop: StopRequest) -> int:
         return EXIT_STOPPED
     except NanochatError as error:
         log.error("%s: %s", type(error).__name__, error)
-        body = {"type": type(error).__name__, "message": str(error)}
-        Path(spec.work_folder, ERROR_FILE).write_text(json.dumps(body), encoding="utf-8")
+        _write_error(Path(spec.work_folder), error)
         return EXIT_USER_ERROR
     return 0
+
+
+def _write_error(work_folder: Path, error: NanochatError) -> None:
+    """Write `error.json`; every rank may do so at the same time, and one of them is kept whole."""
+    body = {"type": type(error).__name__, "message": str(error)}
+    temporary = work_folder / f"{ERROR_FILE}.{os.getpid()}"
+    temporary.write_text(json.dumps(body), encoding="utf-8")
+    os.replace(temporary, work_folder / ERROR_FILE)
 
 
 def _set_up_torch(spec: JobSpec, ranks: Ranks) -> None:

@@ -8,6 +8,7 @@ from nanochat_core.config.job import LOG_FILE, METRICS_FILE, JobSpec, Role, Stag
 from nanochat_core.data.rows import TrainRows
 from nanochat_core.data.validation_rows import ValidationRows
 from nanochat_core.distributed.ranks import Ranks
+from nanochat_core.errors import ConfigError
 from nanochat_core.evals.bits_per_byte import bits_per_byte
 from nanochat_core.inference.loading import save_model
 from nanochat_core.jobs.common import StopRequest, run_job_main
@@ -59,25 +60,15 @@ def open_batches(
     execution = spec.execution
     rows_per_pass = execution.device_batch_size
     passes = accumulation_steps(plan.rows_per_step, rows_per_pass, ranks.world_size)
-    rows = TrainRows(
-        spec.input("tokens"),
-        sequence_len=recipe.sequence_len,
-        packing=recipe.data.packing,
-        block_shards=recipe.data.block_shards,
-        seed=recipe.data.seed,
-    )
-    rows.check_epochs(
-        plan.rows_per_step * plan.num_iterations,
-        recipe.data.max_epochs,
-        rows_per_step=plan.rows_per_step,
-    )
+    rows = open_rows(spec, recipe, plan)
 
     def batches(step: int) -> list[MicroBatch]:
         first = step * plan.rows_per_step + ranks.rank * passes * rows_per_pass
         result = []
         for number in range(passes):
             inputs, targets = rows.read(first + number * rows_per_pass, rows_per_pass)
-            counted = int((targets >= 0).sum()) * passes * ranks.world_size
+            # At least 1: a row of one empty document has nothing to predict.
+            counted = max(int((targets >= 0).sum()), 1) * passes * ranks.world_size
             result.append(
                 MicroBatch(
                     to_device(inputs, ranks.device), to_device(targets, ranks.device), 1 / counted
@@ -86,6 +77,29 @@ def open_batches(
         return result
 
     return batches
+
+
+def open_rows(spec: JobSpec, recipe: PretrainRecipe, plan: TrainingPlan) -> TrainRows:
+    """The rows of the tokens artifact, once they fit the tokenizer and suffice for the run."""
+    folder = spec.input("tokens")
+    rows = TrainRows(
+        folder,
+        sequence_len=recipe.sequence_len,
+        packing=recipe.data.packing,
+        block_shards=recipe.data.block_shards,
+        seed=recipe.data.seed,
+    )
+    if rows.index.vocab_size != plan.model.vocab_size:
+        raise ConfigError(
+            f"{folder} was made with a tokenizer of {rows.index.vocab_size:,} tokens, but "
+            f"{spec.input('tokenizer')} has {plan.model.vocab_size:,}; give that tokenizer"
+        )
+    rows.check_epochs(
+        plan.rows_per_step * plan.num_iterations,
+        recipe.data.max_epochs,
+        rows_per_step=plan.rows_per_step,
+    )
+    return rows
 
 
 def run_plan(plan: TrainingPlan, recipe: PretrainRecipe) -> RunPlan:

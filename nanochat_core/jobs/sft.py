@@ -13,7 +13,7 @@ from nanochat_core.conversation.mixture import BuiltMixture, build_mixture
 from nanochat_core.conversation.questions import read_questions
 from nanochat_core.data.conversation_rows import ConversationRows, pack_conversations
 from nanochat_core.distributed.ranks import Ranks
-from nanochat_core.inference.loading import load_model, save_model
+from nanochat_core.inference.loading import load_pair, save_model
 from nanochat_core.jobs.common import StopRequest, run_job_main
 from nanochat_core.jobs.hardware import describe_hardware
 from nanochat_core.jobs.model_files import PublishedOptimizer
@@ -40,6 +40,7 @@ class Base:
     """The base model's weights, numbers and moments."""
 
     model: GPT
+    tokenizer: Tokenizer
     recipe: PretrainRecipe
     plan: TrainingPlan
     optimizer: PublishedOptimizer
@@ -48,12 +49,11 @@ class Base:
 def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     """Fine-tune, saving as it goes, then write the files of the artifact."""
     recipe = SftRecipe.model_validate(spec.recipe)
-    tokenizer = Tokenizer.load(spec.input("tokenizer"))
     base = load_base(spec, recipe, ranks)
     mixture = build_mixture(
         recipe.mixture, model_facts(base, recipe), read_questions(spec.input("shards") / "qa.jsonl")
     )
-    rows = render_rows(mixture, recipe, base, tokenizer)
+    rows = render_rows(mixture, recipe, base)
     plan = run_plan(recipe, base.plan, rows.num_rows)
     batches = open_batches(spec, plan, rows, ranks)
     run = TrainingRun(spec, ranks, plan, warm_state(base, recipe, spec, ranks))
@@ -66,9 +66,10 @@ def load_base(spec: JobSpec, recipe: SftRecipe, ranks: Ranks) -> Base:
     """Load the base model, refusing one that was trained with another tokenizer."""
     folder = spec.input("pretrain")
     dtype = resolve_compute_dtype(recipe.compute_dtype, ranks.device)
-    model, config = load_model(folder, ranks.device, dtype)
+    model, config, tokenizer = load_pair(folder, spec.input("tokenizer"), ranks.device, dtype)
     return Base(
         model=model,
+        tokenizer=tokenizer,
         recipe=PretrainRecipe.model_validate(config["training"]),
         plan=TrainingPlan.model_validate(config["plan"]),
         optimizer=PublishedOptimizer(folder),
@@ -90,16 +91,14 @@ def model_facts(base: Base, recipe: SftRecipe) -> ModelFacts:
     )
 
 
-def render_rows(
-    mixture: BuiltMixture, recipe: SftRecipe, base: Base, tokenizer: Tokenizer
-) -> ConversationRows:
+def render_rows(mixture: BuiltMixture, recipe: SftRecipe, base: Base) -> ConversationRows:
     """All rows of one epoch, in the order of the shuffled conversations."""
-    rendered = [render(tokenizer, conversation) for conversation in mixture.conversations]
+    rendered = [render(base.tokenizer, conversation) for conversation in mixture.conversations]
     return pack_conversations(
         rendered,
         sequence_len=base.model.config.sequence_len,
         buffer=recipe.packing_buffer,
-        pad_id=tokenizer.bos_id,
+        pad_id=base.tokenizer.bos_id,
     )
 
 

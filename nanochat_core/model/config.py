@@ -35,10 +35,14 @@ class ModelConfig(Config):
             raise ConfigError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
         if self.n_head % self.n_kv_head:
             raise ConfigError(
-                f"n_head={self.n_head} is not a multiple of n_kv_head={self.n_kv_head}"
+                f"n_head={self.n_head} is not a multiple of n_kv_head={self.n_kv_head}; "
+                "set pretrain.n_kv_head to auto or to a divisor of n_head"
             )
         if self.head_dim % 2:
-            raise ConfigError(f"head_dim={self.head_dim} is odd; rotary embeddings need pairs")
+            raise ConfigError(
+                f"head_dim={self.head_dim} is odd; rotary embeddings need pairs, so set "
+                f"pretrain.head_dim to {self.head_dim + 1}"
+            )
         return self
 
     @property
@@ -60,7 +64,7 @@ class ModelConfig(Config):
     def windows(self) -> tuple[int, ...]:
         """Keys before the query that each block sees; the last block always sees them all."""
         short = math.ceil(self.sequence_len / 4 / WINDOW_MULTIPLE) * WINDOW_MULTIPLE
-        sizes = {"L": self.sequence_len, "S": min(short, self.sequence_len)}
+        sizes = {"L": self.sequence_len, "S": short}
         letters = [self.window_pattern[i % len(self.window_pattern)] for i in range(self.n_layer)]
         letters[-1] = "L"
         return tuple(sizes[letter] for letter in letters)

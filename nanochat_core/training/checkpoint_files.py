@@ -33,6 +33,14 @@ def step_folder_name(step: int, token: str) -> str:
     return f"step-{step:08d}-{token}"
 
 
+def parse_step_folder(path: Path) -> tuple[int, str]:
+    """Step and token of a step folder."""
+    match = FOLDER_PATTERN.match(path.name)
+    if match is None:
+        raise CheckpointError(f"{path} is no step folder")
+    return int(match[1]), match[2]
+
+
 class Checkpoint:
     """A verified step checkpoint, open for reading."""
 

@@ -21,6 +21,7 @@ from nanochat_core.training.checkpoint_files import (
     FORMAT,
     MANIFEST,
     checkpoint_folders,
+    parse_step_folder,
     step_folder_name,
 )
 
@@ -83,7 +84,10 @@ class CheckpointWriter:
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
-            raise CheckpointError(f"the last checkpoint could not be written: {error}") from error
+            raise CheckpointError(
+                f"the last checkpoint could not be written: {error}. Make room for it in "
+                f"{self.folder} and run again, which continues from the one before"
+            ) from error
 
     def _guarded_write(self, *arguments: Any) -> None:
         try:
@@ -120,7 +124,7 @@ class CheckpointWriter:
             }
             _write_durably(target / MANIFEST, seal(manifest))
             _sync_folder(self.folder)
-            prune(self.folder, self.keep)
+            prune(self.folder, self.keep, newest=target)
 
     def _write_own_part(self, target: Path, shards: list[StateShard]) -> None:
         stem = f"rank-{self.rank:03d}-of-{self.world_size:03d}"
@@ -158,14 +162,20 @@ class CheckpointWriter:
         return parts
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` finished checkpoints, and unfinished ones older than those.
+def prune(folder: Path, keep: int, *, newest: Path) -> None:
+    """Remove all but `newest`, which was just written, and the `keep - 1` finished ones before it.
 
-    The manifest goes first, so that a crash in between leaves no half checkpoint that looks whole.
+    Steps that are no older and of another process are damaged, or training would have gone on from
+    them: they must not count. The manifest goes first, so that a crash in between leaves no half
+    checkpoint that looks whole.
     """
-    kept = 0
-    for _, path in checkpoint_folders(folder):
-        if kept < keep:
+    step, token = parse_step_folder(newest)
+    kept = 1
+    for other_step, path in checkpoint_folders(folder):
+        # Another rank of this process group may be a step ahead.
+        if path == newest or (other_step > step and parse_step_folder(path)[1] == token):
+            continue
+        if other_step < step and kept < keep:
             kept += (path / MANIFEST).exists()
             continue
         (path / MANIFEST).unlink(missing_ok=True)

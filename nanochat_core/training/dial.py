@@ -4,7 +4,7 @@ import math
 
 from pydantic import Field
 
-from nanochat_core.config.base import Config
+from nanochat_core.config.base import Auto, Config
 from nanochat_core.errors import BatchSizeError, ConfigError
 from nanochat_core.model.config import ModelConfig
 from nanochat_core.model.counts import flops_per_token, parameter_counts
@@ -45,7 +45,7 @@ class TrainingPlan(Config):
 
 def model_config(recipe: PretrainRecipe, vocab_size: int) -> ModelConfig:
     """The model that a recipe asks for, at this vocabulary."""
-    return _model_at(recipe, recipe.depth, vocab_size, recipe.n_embd)
+    return _model_at(recipe, recipe.depth, vocab_size, recipe.n_embd, recipe.n_kv_head)
 
 
 def plan_training(recipe: PretrainRecipe, vocab_size: int) -> TrainingPlan:
@@ -56,7 +56,7 @@ def plan_training(recipe: PretrainRecipe, vocab_size: int) -> TrainingPlan:
     """
     config = model_config(recipe, vocab_size)
     scaling = parameter_counts(config).scaling
-    reference = _model_at(recipe, REFERENCE_DEPTH, vocab_size, "auto")
+    reference = _model_at(recipe, REFERENCE_DEPTH, vocab_size, "auto", "auto")
     target_tokens = int(recipe.target_param_data_ratio * scaling)
     reference_tokens = recipe.target_param_data_ratio * parameter_counts(reference).scaling
     tokens_per_step = _tokens_per_step(recipe, target_tokens / reference_tokens)
@@ -105,10 +105,14 @@ def accumulation_steps(rows_per_step: int, device_batch_size: int, ranks: int) -
     return rows_per_step // per_pass
 
 
-def _model_at(recipe: PretrainRecipe, depth: int, vocab_size: int, width: int | str) -> ModelConfig:
-    if isinstance(width, int):
-        n_embd = width
-    else:
+def _model_at(
+    recipe: PretrainRecipe,
+    depth: int,
+    vocab_size: int,
+    n_embd: int | Auto,
+    n_kv_head: int | Auto,
+) -> ModelConfig:
+    if n_embd == "auto":
         n_embd = math.ceil(depth * recipe.aspect_ratio / recipe.head_dim) * recipe.head_dim
     if n_embd % recipe.head_dim:
         raise ConfigError(
@@ -116,13 +120,12 @@ def _model_at(recipe: PretrainRecipe, depth: int, vocab_size: int, width: int | 
             f"use {max(n_embd // recipe.head_dim, 1) * recipe.head_dim} or set pretrain.head_dim"
         )
     n_head = n_embd // recipe.head_dim
-    explicit_kv = depth == recipe.depth and isinstance(recipe.n_kv_head, int)
     return ModelConfig(
         sequence_len=recipe.sequence_len,
         vocab_size=vocab_size,
         n_layer=depth,
         n_head=n_head,
-        n_kv_head=int(recipe.n_kv_head) if explicit_kv else n_head,
+        n_kv_head=n_head if n_kv_head == "auto" else n_kv_head,
         n_embd=n_embd,
         window_pattern=recipe.window_pattern,
     )

@@ -50,7 +50,8 @@ class MetricsHook:
         )
 
     def at_end(self, state: TrainState) -> None:
-        """Nothing is left to write."""
+        """No line follows."""
+        self.lines.close()
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from nanochat_core.errors import TrainingError
+
 GROWTH_INTERVAL = 2_000
 """Good steps after which the scale doubles; the usual choice for mixed precision
 (Micikevicius et al., arXiv:1710.03740, section 3.2)."""
@@ -21,11 +23,19 @@ class LossScale:
         return cls(enabled=True, scale=2.0**16)
 
     def update(self, *, overflowed: bool) -> None:
-        """Halve after an overflow; double after enough good steps."""
+        """Halve after an overflow; double after enough good steps.
+
+        Raises TrainingError when gradients overflow although the loss is not scaled up any more.
+        """
         if not self.enabled:
             return
         if overflowed:
             self.scale, self.good_steps = self.scale / 2, 0
+            if self.scale < 1.0:
+                raise TrainingError(
+                    "gradients overflow float16 whatever the scale of the loss; train in bfloat16 "
+                    "or float32 (compute_dtype), or lower the learning rates"
+                )
             return
         self.good_steps += 1
         if self.good_steps == GROWTH_INTERVAL:

@@ -1,6 +1,6 @@
 """Recipes of the two training stations so far (torch-free)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -8,6 +8,10 @@ from nanochat_core.config.base import Auto, ComputeDtype, Recipe
 from nanochat_core.conversation.recipes import Mixture
 from nanochat_core.errors import ConfigError
 from nanochat_core.optim.recipe import OptimizerRecipe, ScheduleRecipe
+
+MAX_DEPTH = 1_000
+"""Far beyond any use; a mistyped depth must not keep the plan busy for hours."""
+Count = Annotated[int, Field(ge=1)]
 
 
 class DataOrderRecipe(Recipe):
@@ -26,23 +30,34 @@ class DataOrderRecipe(Recipe):
 class PretrainRecipe(Recipe):
     """Everything that decides which base model comes out; `depth` is the dial."""
 
-    depth: int = Field(20, ge=1)
+    depth: int = Field(20, ge=1, le=MAX_DEPTH)
     aspect_ratio: int = Field(64, ge=1, description="model width per unit of depth")
     head_dim: int = Field(128, ge=2)
-    n_embd: int | Auto = Field("auto", description="auto: depth * aspect_ratio in whole heads")
-    n_kv_head: int | Auto = Field("auto", description="auto: as many as query heads")
+    n_embd: Count | Auto = Field("auto", description="auto: depth * aspect_ratio in whole heads")
+    n_kv_head: Count | Auto = Field("auto", description="auto: as many as query heads")
     sequence_len: int = Field(2048, ge=2)
     window_pattern: str = Field("SSSL", pattern=r"^[SL]+$")
-    num_iterations: int | Auto = Field("auto", description="explicit number of steps")
-    target_flops: float | Auto = Field("auto", description="training FLOPs that set the steps")
+    num_iterations: Count | Auto = Field("auto", description="explicit number of steps")
+    target_flops: Annotated[float, Field(gt=0)] | Auto = Field(
+        "auto", description="training FLOPs that set the steps"
+    )
     target_param_data_ratio: float = Field(12.0, gt=0, description="tokens per scaling parameter")
-    tokens_per_step: int | Auto = Field("auto", description="auto: Power Lines, arXiv:2505.13738")
+    tokens_per_step: Count | Auto = Field("auto", description="auto: Power Lines, arXiv:2505.13738")
     scale_weight_decay: bool = Field(True, description="constant T_epoch, arXiv:2405.13698")
     compute_dtype: ComputeDtype = "auto"
     seed: int = Field(42, ge=0, description="of the initial weights")
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
     data: DataOrderRecipe = DataOrderRecipe()
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> "PretrainRecipe":
+        if self.num_iterations != "auto" and self.target_flops != "auto":
+            raise ConfigError(
+                f"pretrain got both num_iterations={self.num_iterations} and "
+                f"target_flops={self.target_flops:g}; give one of them and set the other to auto"
+            )
+        return self
 
 
 SFT_SCHEDULE = ScheduleRecipe(
@@ -61,8 +76,10 @@ class SftRecipe(Recipe):
     """Supervised fine-tuning: sequence length, batch and rates come from the base model."""
 
     mixture: Mixture = Mixture()
-    epochs: float | Auto = Field("auto", description="passes over the mixture; auto is 1")
-    num_iterations: int | Auto = Field("auto", description="explicit number of steps instead")
+    epochs: Annotated[float, Field(gt=0)] | Auto = Field(
+        "auto", description="passes over the mixture; auto is 1"
+    )
+    num_iterations: Count | Auto = Field("auto", description="explicit number of steps instead")
     lr_scale: float = Field(0.8, gt=0, description="times the base model's unscaled rates")
     value_embedding_lr_fraction: float = Field(0.5, gt=0, description="of the rate of wte")
     resid_lr: float = Field(0.005, ge=0)
@@ -71,7 +88,6 @@ class SftRecipe(Recipe):
     schedule: ScheduleRecipe = SFT_SCHEDULE
     packing_buffer: int = Field(100, ge=1, description="conversations from which a row is filled")
     compute_dtype: ComputeDtype = "auto"
-    seed: int = Field(42, ge=0, description="of the order of conversations")
 
     @model_validator(mode="after")
     def _one_horizon(self) -> "SftRecipe":

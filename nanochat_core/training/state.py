@@ -1,5 +1,6 @@
 """Everything that a resume needs, as one object."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,9 @@ class TrainState:
         return self.loss_ema / (1 - LOSS_EMA_BETA ** max(self.step, 1))
 
     def observe_loss(self, loss_nats: float) -> None:
-        """Take a step's loss into the running mean."""
+        """Take a step's loss into the running mean; one that float16 overflowed says nothing."""
+        if self.loss_scale.enabled and not math.isfinite(loss_nats):
+            return
         self.loss_ema = LOSS_EMA_BETA * self.loss_ema + (1 - LOSS_EMA_BETA) * loss_nats
 
     def shards(self, rank: int, world_size: int) -> list[StateShard]:

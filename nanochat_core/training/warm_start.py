@@ -8,6 +8,7 @@ def sft_optimizer(base: OptimizerRecipe, recipe: SftRecipe) -> OptimizerRecipe:
     """The base model's unscaled rates for head, wte and matrices, and fixed ones for the rest.
 
     Value embeddings get a fraction of wte's rate. Muon decay is off; AdamW groups keep theirs.
+    No scale of the base model's is inherited: `lr_scale` is the one that applies.
     """
 
     def at(group: str, lr: float) -> object:
@@ -23,5 +24,6 @@ def sft_optimizer(base: OptimizerRecipe, recipe: SftRecipe) -> OptimizerRecipe:
             "smear": at("smear", recipe.smear_lr),
             "matrices": base.matrices.model_copy(update={"weight_decay": 0.0}),
             "lr_scale": recipe.lr_scale,
+            "scalar_lr_scale": 1.0,
         }
     )

@@ -181,7 +181,7 @@ def test_a_malformed_file_is_named_with_its_place(
     [
         ("missing.txt", r"no such file or folder: .*missing\.txt"),
         ("*.txt", r"nothing matches .*\*\.txt: expected \.txt, \.md"),
-        ("code.py", r"cannot read .*code\.py: expected one of \.txt, \.md"),
+        ("code.py", r"cannot read .*code\.py: .* ends in one of \.txt, \.md"),
         ("folder", r"nothing matches .*folder"),
         ("empty.md", r"every file of .*empty\.md is empty"),
     ],

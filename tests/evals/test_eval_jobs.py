@@ -111,6 +111,7 @@ def test_a_base_model_is_evaluated(line: dict[str, str], tmp_path: Path) -> None
     scores = read_json(output / "scores.json")
     assert outputs.metrics["val/bpb"] == scores["val/bpb"] > 0
     assert outputs.metrics["demo_score"] == scores["demo_score"]
+    assert read_json(output / "metrics.jsonl") == {"step": None, **outputs.metrics}
     samples = read_json(output / "samples.json")
     assert [sample["temperature"] for sample in samples] == [0.0, 0.0, 0.7, 0.7]
     with (output / "examples.csv").open(newline="") as file:
@@ -173,4 +174,4 @@ def test_text_without_sentences_still_has_bits_per_byte(
     base_eval.main(spec, Ranks.single(), StopRequest())
     outputs = StageOutput.load(tmp_path / "output")
     assert set(outputs.metrics) == {"val/bpb"}
-    assert set(outputs.files) == {"scores.json", "samples.json", "examples.csv"}
+    assert set(outputs.files) == {"scores.json", "samples.json", "examples.csv", "metrics.jsonl"}

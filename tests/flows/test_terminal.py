@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from flows.closing import chosen
-from flows.terminal import LiveView, PlainView, StageView, duration, make_view
+from flows.numbers import duration, size
+from flows.terminal import LiveView, PlainView, StageView, make_view, summary
 from tasks.listening import Listener, StageRecord
 
 
@@ -70,6 +71,38 @@ def test_on_a_terminal_there_is_a_table_of_all_stages() -> None:
     assert "shards" in text
     assert "waiting" in text
     assert "val/bpb 1.516" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_the_table_keeps_its_lines_and_leaves_room_for_an_echo_at_every_width(width: int) -> None:
+    output, clock = io.StringIO(), Clock()
+    console = Console(file=output, force_terminal=True, width=width, color_system=None)
+    view = LiveView(console, clock)
+    view.planned(("shards", "pretrain", "chat_eval_sft"))
+    view.started("pretrain")
+    view.progressed("pretrain", 0, 1500, "steps", "loss 3.2")
+    clock.now += 5
+    view.progressed("pretrain", 300, 1500, "steps", "loss 3.2 " * 9)
+    console.print(view.table())
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= max(width - 3, 40)
+    assert "━" in lines[2]
+    assert ("20%" in lines[2]) == (width > 40)
+    assert ("20 s left" in lines[2]) == (width > 60)
+
+
+def test_a_stage_that_was_stopped_says_how_it_goes_on() -> None:
+    record = StageRecord(station="sft", state="stopped", seconds=1, message="KeyboardInterrupt")
+    assert summary(record) == "continues when the same command is run again"
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [(0, "0 B"), (999, "999 B"), (3_400, "3.4 kB"), (999_600, "1 MB"), (3_100_000_000, "3.1 GB")],
+)
+def test_sizes_are_short(num_bytes: int, text: str) -> None:
+    assert size(num_bytes) == text
 
 
 def test_the_pace_of_a_resumed_stage_counts_from_where_it_resumed() -> None:

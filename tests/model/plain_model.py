@@ -59,7 +59,7 @@ def attention(
 
 
 def windows(layers: int, sequence_len: int, pattern: str) -> list[int]:
-    short = min(-(-sequence_len // (4 * 128)) * 128, sequence_len)
+    short = -(-sequence_len // (4 * 128)) * 128
     sizes = [sequence_len if pattern[i % len(pattern)] == "L" else short for i in range(layers)]
     return [*sizes[:-1], sequence_len]
 

@@ -81,6 +81,26 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_checkpoint_takes_the_place_of_no_other(tmp_path: Path, keep: int) -> None:
+    for step in (1, 2, 3):
+        save_one(tmp_path, step, token="0000000a", keep=3)
+    for step in (2, 3):
+        path = tmp_path / f"step-0000000{step}-0000000a" / "rank-000-of-001.safetensors"
+        path.write_bytes(path.read_bytes()[:-1])
+    # Resumed after step 1 by a process of its own, which saves step 2 again.
+    save_one(tmp_path, 2, token="00000009", keep=keep)
+    kept = {"step-00000002-00000009", "step-00000001-0000000a"}
+    assert {path.name for path in tmp_path.iterdir()} == set(sorted(kept, reverse=True)[:keep])
+
+
+def test_pruning_spares_the_next_step_that_another_rank_has_begun(tmp_path: Path) -> None:
+    begun = tmp_path / "step-00000002-0000000a"
+    begun.mkdir()
+    save_one(tmp_path, 1, token="0000000a", keep=1)
+    assert begun.exists()
+
+
 def test_a_folder_without_manifest_is_not_a_checkpoint(tmp_path: Path) -> None:
     save_one(tmp_path, 1)
     save_one(tmp_path, 2, token="0000000b")

@@ -73,3 +73,12 @@ def test_small_models_are_told_that_the_laws_are_extrapolated() -> None:
     assert "extrapolated" in extrapolation_warning(recipe, plan_training(recipe, 2048))
     big = PretrainRecipe(depth=12)
     assert extrapolation_warning(big, plan_training(big, VOCAB)) == ""
+
+
+def test_overrides_of_the_width_leave_the_reference_model_alone() -> None:
+    plain = plan_training(PretrainRecipe(depth=12), VOCAB)
+    narrow = plan_training(PretrainRecipe(depth=12, n_embd=512, n_kv_head=4), VOCAB)
+    assert narrow.model.n_kv_head == 4
+    tokens_ratio = plain.target_tokens / narrow.target_tokens
+    batch_scale = math.sqrt(narrow.tokens_per_step / 2**19)
+    assert narrow.muon_weight_decay == pytest.approx(0.28 * batch_scale * tokens_ratio)

@@ -19,7 +19,7 @@ from nanochat_core.training.groups import build_groups
 from nanochat_core.training.hooks import CheckpointHook, MetricsHook
 from nanochat_core.training.loop import Hook, Trainer
 from nanochat_core.training.loss_scale import LossScale
-from nanochat_core.training.state import TrainState
+from nanochat_core.training.state import LOSS_EMA_BETA, TrainState
 from nanochat_core.training.step import MicroBatch
 
 CONFIG = ModelConfig(
@@ -50,9 +50,7 @@ def batches(step: int) -> Sequence[MicroBatch]:
     return [MicroBatch(t[:, :-1], t[:, 1:], 1 / (2 * 4 * 16)) for t in tokens]
 
 
-def train(
-    state: TrainState, steps: int, hooks: Sequence[Hook] = (), stop_after: int = -1
-) -> None:
+def train(state: TrainState, steps: int, hooks: Sequence[Hook] = (), stop_after: int = -1) -> None:
     Trainer(
         num_steps=steps,
         schedule=SCHEDULE,
@@ -141,6 +139,18 @@ def test_a_float16_step_that_overflows_is_skipped_and_halves_the_scale() -> None
     assert state.optimizer.steps == 0
 
 
+def test_float16_that_overflows_at_any_scale_is_an_error_and_leaves_the_running_loss() -> None:
+    state = new_state(torch.float16)
+    train(state, 1)
+    loss = state.smooth_loss
+    with torch.no_grad():
+        state.model.wte.weight.fill_(float("inf"))
+    with pytest.raises(TrainingError, match="train in bfloat16 or float32"):
+        train(state, 30)
+    assert state.loss_scale.scale < 1.0
+    assert state.loss_ema == pytest.approx((1 - LOSS_EMA_BETA) * loss)
+
+
 def test_metrics_carry_the_names_of_the_reference(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     hook = MetricsHook(
@@ -153,7 +163,6 @@ def test_metrics_carry_the_names_of_the_reference(tmp_path: Path) -> None:
         log_every=2,
     )
     train(new_state(), 4, [hook])
-    hook.lines.close()
     lines = path.read_text().splitlines()
     assert len(lines) == 2
     for name in ("step", "total_training_time", "total_training_flops", "train/loss"):

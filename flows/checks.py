@@ -1,0 +1,107 @@
+"""What can be known to fail before any work: refused here, with the remedy. Torch-free."""
+
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from flows.overrides import config_error
+from flows.presets import MAKING_STATIONS, Preset
+from nanochat_core.config.execution import Execution
+from nanochat_core.data.recipes import FilesSource
+from nanochat_core.data.sources import check_first_documents, list_source, num_text_bytes
+from nanochat_core.errors import ConfigError, DataError
+from nanochat_core.training.dial import (
+    TrainingPlan,
+    accumulation_steps,
+    extrapolation_warning,
+    plan_training,
+)
+
+TRAINING_STATIONS = ("pretrain", "sft")
+GPU_NODES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
+"""Device files of NVIDIA, Jetson, AMD and the Windows subsystem for Linux."""
+MAX_TOKENS_PER_BYTE = 3.0
+"""A token is a byte or more; beginnings of documents and unfilled rows cost more of them."""
+USUAL_BYTES_PER_TOKEN = 3.5
+
+
+def plan(preset: Preset) -> TrainingPlan:
+    """The dial's numbers, with every batch known to divide."""
+    recipe = preset.recipes.pretrain
+    try:
+        planned = plan_training(recipe, preset.recipes.tokenizer.vocab_size)
+    except ValidationError as error:
+        raise config_error("pretrain", error) from error
+    for station in TRAINING_STATIONS:
+        execution: Execution = getattr(preset.executions, station)
+        try:
+            accumulation_steps(planned.rows_per_step, execution.device_batch_size, execution.ranks)
+        except ConfigError as error:
+            raise type(error)(f"{station}: {error}") from error
+    return planned
+
+
+def warnings(preset: Preset, planned: TrainingPlan) -> tuple[str, ...]:
+    """What may well be meant, but should be said."""
+    warning = extrapolation_warning(preset.recipes.pretrain, planned)
+    return (warning,) if warning else ()
+
+
+def check_devices(preset: Preset) -> None:
+    """Refuse a device that this machine cannot have, before text is read for it."""
+    torch_version = importlib.metadata.version("torch")
+    for station in MAKING_STATIONS:
+        device = getattr(preset.executions, station).device
+        reason = missing_device(device, platform=sys.platform, torch_version=torch_version)
+        if reason:
+            raise ConfigError(
+                f"{station}.device={device}, but {reason}; use --set {station}.device=auto"
+            )
+
+
+def missing_device(
+    device: str, *, platform: str, torch_version: str, nodes: Path = Path("/dev")
+) -> str:
+    """Why a device cannot be there, or '' where it may be: torch alone knows, and only later."""
+    if device == "mps" and platform != "darwin":
+        return "mps exists on a Mac only"
+    if device != "cuda":
+        return ""
+    if torch_version.endswith("+cpu"):
+        return f"the installed torch {torch_version} is built for CPUs only"
+    if platform == "darwin":
+        return "a Mac has no CUDA GPU"
+    if platform == "linux" and not any(any(nodes.glob(name)) for name in GPU_NODES):
+        return "this machine shows no GPU"
+    return ""
+
+
+def check_source(paths: Sequence[str], preset: Preset) -> None:
+    """Refuse own text that cannot be read, or is no text."""
+    recipe = preset.recipes.shards
+    assert isinstance(recipe.source, FilesSource), "own text is always a FilesSource"
+    check_first_documents(
+        list_source(paths),
+        text_column=recipe.source.text_column,
+        max_characters=recipe.source.max_document_characters,
+    )
+
+
+def check_enough_text(paths: Sequence[str], preset: Preset) -> None:
+    """Refuse own text that is far too little for the steps; how much it is, only tokens tell."""
+    num_bytes = num_text_bytes(list_source(paths))
+    if num_bytes is None:
+        return
+    planned = plan(preset)
+    epochs = preset.recipes.pretrain.data.max_epochs
+    if planned.total_tokens > MAX_TOKENS_PER_BYTE * num_bytes * epochs:
+        wanted = planned.total_tokens / epochs * USUAL_BYTES_PER_TOKEN
+        raise DataError(
+            f"the source holds {num_bytes:,} bytes; training reads {planned.total_tokens:,} "
+            f"tokens, and no text more than {epochs:g} times (pretrain.data.max_epochs). Give "
+            f"{wanted / 1e6:.2g} MB of text or more, or fewer steps with --set "
+            f"pretrain.num_iterations (now {planned.num_iterations:,})"
+        )

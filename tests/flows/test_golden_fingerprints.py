@@ -1,0 +1,94 @@
+"""Identity does not drift: what the presets ask for has the fingerprints that it always had.
+
+A change here means that every user's artifacts are made again. Where that is meant, say so in
+CHANGELOG.md and write the new values down (the failing test prints them).
+"""
+
+import importlib
+
+import pytest
+
+from flows.presets import MAKING_STATIONS, PRESETS, Recipes
+from nanochat_core.artifacts.canonical import canonical_json
+from nanochat_core.artifacts.types import Request
+from nanochat_core.config.execution import Execution
+from nanochat_core.data.recipes import HarvestSource, ShardsRecipe
+from nanochat_core.tokenizer.recipe import TokenizerRecipe
+from nanochat_core.training.recipes import PretrainRecipe, SftRecipe
+
+SOURCE = HarvestSource(versions={"numpy": "2.0.0", "absentee": "absent"}, python="3.12")
+DEFAULTS = Recipes(
+    shards=ShardsRecipe(source=SOURCE),
+    tokenizer=TokenizerRecipe(),
+    pretrain=PretrainRecipe(),
+    sft=SftRecipe(),
+)
+CODE_VERSIONS = {
+    station: importlib.import_module(f"tasks.{station}").CODE_VERSION for station in MAKING_STATIONS
+}
+GOLDEN: dict[str, dict[str, str]] = {
+    "default": {
+        "shards": "7f3a18204880826a",
+        "tokenizer": "01355b1ffee28ce1",
+        "tokens": "414c623cb1bc0a59",
+        "pretrain": "5ddb8659e53a2d03",
+        "base_eval": "164cb2fc6b22dcae",
+        "sft": "ab8c924b68a4320f",
+        "chat_eval_sft": "eb4cc0f1400eaaf5",
+    },
+    "tiny": {
+        "shards": "5a9f8fce7b2cf90e",
+        "tokenizer": "73ea2b5e6ae5de08",
+        "tokens": "414c623cb1bc0a59",
+        "pretrain": "a637ceffd5bfb18c",
+        "base_eval": "10a3387f411d2c86",
+        "sft": "5de2a92e3365b146",
+        "chat_eval_sft": "6081fc0070f60cfb",
+    },
+    "demo": {
+        "shards": "7f3a18204880826a",
+        "tokenizer": "e9c9fe81b83731eb",
+        "tokens": "414c623cb1bc0a59",
+        "pretrain": "5fe3e3b739df3088",
+        "base_eval": "164cb2fc6b22dcae",
+        "sft": "644cf23a2a1176f8",
+        "chat_eval_sft": "eb4cc0f1400eaaf5",
+    },
+}
+
+
+def fingerprints(preset_name: str) -> dict[str, str]:
+    """First half of every station's fingerprint, as if it had no inputs."""
+    recipes = DEFAULTS if preset_name == "default" else PRESETS[preset_name](SOURCE).recipes
+    found = {}
+    for station in MAKING_STATIONS:
+        request = Request(
+            station=station,
+            code_version=CODE_VERSIONS[station],
+            recipe=getattr(recipes, station).model_dump(mode="json"),
+            inputs={},
+        )
+        found[station] = request.fingerprint[:16]
+    return found
+
+
+@pytest.mark.parametrize("preset_name", ["default", *PRESETS])
+def test_the_recipes_of_a_preset_have_the_fingerprints_that_they_always_had(
+    preset_name: str,
+) -> None:
+    found = fingerprints(preset_name)
+    assert found == GOLDEN[preset_name], f"write down, if that is meant: {found}"
+
+
+def test_where_a_station_runs_is_no_part_of_its_fingerprint() -> None:
+    for station in MAKING_STATIONS:
+        recipe = getattr(PRESETS["tiny"](SOURCE).recipes, station).model_dump(mode="json")
+        assert not set(recipe) & set(Execution.model_fields)
+
+
+def test_other_packages_on_the_machine_are_another_source() -> None:
+    newer = SOURCE.model_copy(update={"versions": {"numpy": "2.1.0", "absentee": "absent"}})
+    before, after = (PRESETS["demo"](source).recipes.shards for source in (SOURCE, newer))
+    assert canonical_json(before.model_dump(mode="json")) != canonical_json(
+        after.model_dump(mode="json")
+    )

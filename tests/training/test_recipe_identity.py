@@ -1,0 +1,33 @@
+"""The default recipes hash to what they hashed to: a changed number makes other artifacts."""
+
+import hashlib
+
+import pytest
+
+from nanochat_core.artifacts.canonical import canonical_json
+from nanochat_core.config.base import Recipe
+from nanochat_core.data.recipes import FilesSource, HarvestSource, ShardsRecipe, TokensRecipe
+from nanochat_core.evals.recipes import BaseEvalRecipe, ChatEvalRecipe
+from nanochat_core.tokenizer.recipe import TokenizerRecipe
+from nanochat_core.training.recipes import PretrainRecipe, SftRecipe
+
+GOLDEN: dict[str, tuple[Recipe, str]] = {
+    "harvest": (
+        ShardsRecipe(source=HarvestSource(versions={"a": "1"}, python="3.11")),
+        "48d31b98a5a9387b",
+    ),
+    "files": (ShardsRecipe(source=FilesSource(files=())), "a6018237fede7cd1"),
+    "tokenizer": (TokenizerRecipe(), "11bc8ca20fa2a71f"),
+    "tokens": (TokensRecipe(), "44136fa355b3678a"),
+    "pretrain": (PretrainRecipe(), "31ed1b48ce9eaf6a"),
+    "base_eval": (BaseEvalRecipe(), "e30d2e2db65e2769"),
+    "sft": (SftRecipe(), "e476e75618194480"),
+    "chat_eval_sft": (ChatEvalRecipe(), "ebf3849244b1b75d"),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_a_default_recipe_keeps_its_hash(name: str) -> None:
+    recipe, expected = GOLDEN[name]
+    digest = hashlib.sha256(canonical_json(recipe.model_dump(mode="json"))).hexdigest()
+    assert digest[:16] == expected, "raise CODE_VERSION or say in CHANGELOG.md what changed"
