@@ -99,15 +99,15 @@ def _environ() -> MutableMapping[str, str]:
 
 @app.command(
     epilog=examples(
-        "nanochat run demo                        the demo, with the text of this machine",
-        "nanochat run demo --source book.txt      your text: txt, md, jsonl, parquet",
-        "nanochat run demo --depth 4              a deeper model",
-        "nanochat run demo --set sft.epochs=2     another number: sft and after it",
-        "nanochat run demo --stop-after tokens    the data only",
-        "nanochat run demo --force sft            make this station again",
+        "nanochat run demo                       the text of this machine",
+        "nanochat run demo --source book.txt     yours: txt, md, jsonl, parquet",
+        "nanochat run demo --depth 4             a deeper model",
+        "nanochat run demo --set sft.epochs=2    only sft and what follows run",
+        "nanochat run demo --stop-after tokens   the data only",
+        "nanochat run demo --force sft           make this station again",
         "",
-        "After any stop, run the same command again: what is finished is found in the",
-        "store, the rest continues. --set with an unknown field lists the known ones.",
+        "After any stop, run the same command again: what is finished is found in",
+        "the store, the rest continues. An unknown field after --set lists all.",
     )
 )
 @told
@@ -206,10 +206,10 @@ def _chat_command(store: str) -> str:
 
 @app.command(
     epilog=examples(
-        "nanochat chat                       a dialogue with the model that was made last",
-        'nanochat chat -p "Who are you?"     one question, one answer',
-        "nanochat chat tiny                  the model of that preset",
-        "nanochat chat pretrain/3f2a91c0     any model of: nanochat artifacts ls",
+        "nanochat chat                     a dialogue with the newest model",
+        'nanochat chat -p "Who are you?"   one question, one answer',
+        "nanochat chat tiny                the model of that preset",
+        "nanochat chat sft/3f2a91c0        any model of: nanochat artifacts ls",
     )
 )
 @told
@@ -227,7 +227,10 @@ def chat(
 
     if prompt is not None and not prompt.strip():
         raise ConfigError('-p got no text; give a question, as in -p "Who are you?"')
-    model_folder, tokenizer_folder = resolve_model(open_store(store, _environ()), model)
+    opened = open_store(store, _environ())
+    model_folder, tokenizer_folder = resolve_model(opened, model)
+    if prompt is None and sys.stdin.isatty():
+        typer.echo(f"loading {opened.resolve(model).short} from {opened.url}")
     command = [sys.executable, "-m", "nanochat_core.jobs.chat"]
     command += ["--model", str(model_folder), "--tokenizer", str(tokenizer_folder)]
     command += [] if prompt is None else ["-p", prompt]

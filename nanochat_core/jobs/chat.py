@@ -7,6 +7,8 @@ and `/quit` or Ctrl-D ends. Modules that need torch are imported after the argum
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -92,6 +94,8 @@ def _between(kind: str, following: str) -> str:
 
 def converse(chat: Chat, out: TextIO) -> None:
     """Read messages and answer them until /quit or the end of the input."""
+    with contextlib.suppress(ImportError):  # no such module on Windows
+        importlib.import_module("readline")  # gives input() its arrow keys and history
     out.write(HINT + "\n")
     while True:
         try:

@@ -74,9 +74,11 @@ class CheckpointHook:
         self.writer.wait()
 
     def _save(self, state: TrainState) -> None:
-        if not math.isfinite(state.loss_ema):
+        if not math.isfinite(state.loss_ema) or not state.weights_are_finite():
             raise TrainingError(
-                f"the running loss is {state.loss_ema} at step {state.step}: not saved"
+                f"weights or loss are not finite after step {state.step}, so it was not saved. "
+                "The last good checkpoint is kept; lower the learning rates "
+                "(pretrain.optimizer.lr_scale, sft.lr_scale) or use float32"
             )
         attachments = {}
         if self.metrics_path is not None and self.metrics_path.exists():

@@ -41,6 +41,11 @@ class TrainState:
             return
         self.loss_ema = LOSS_EMA_BETA * self.loss_ema + (1 - LOSS_EMA_BETA) * loss_nats
 
+    def weights_are_finite(self) -> bool:
+        """Whether no weight is NaN or infinite; waits for the device."""
+        checks = [torch.isfinite(weight).all() for weight in self.model.parameters()]
+        return bool(torch.stack(checks).all())
+
     def shards(self, rank: int, world_size: int) -> list[StateShard]:
         """The tensors, or rows of tensors, that this rank saves."""
         weights = {WEIGHTS + name: tensor for name, tensor in self.model.state_dict().items()}

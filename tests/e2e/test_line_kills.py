@@ -75,7 +75,10 @@ def test_a_kill_while_training_changes_nothing(
     assert list(line.store_folder.glob("inprogress/*/*")) == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.long)],
+)
 def test_a_request_to_stop_saves_and_leaves_no_process(
     uninterrupted: Uninterrupted, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:

@@ -129,6 +129,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_anything_is_saved(tmp_pa
     assert newest_checkpoint(tmp_path, "x") is None
 
 
+def test_weights_that_the_last_update_spoiled_are_not_saved(tmp_path: Path) -> None:
+    state = new_state(lr_scale=float("inf"))
+    with pytest.raises(TrainingError, match="not finite after step 1"):
+        train(state, 1, [checkpoint_hook(tmp_path)])
+    assert newest_checkpoint(tmp_path, "x") is None
+
+
 def test_a_float16_step_that_overflows_is_skipped_and_halves_the_scale() -> None:
     state = new_state(torch.float16)
     state.loss_scale.scale = 2.0**60
