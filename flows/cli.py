@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
-from nanochat_core.errors import ConfigError, NanochatError
+from nanochat_core.errors import ConfigError, NanochatError, UnknownNameError
 
 EXIT_ERROR, EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 STOPPED = (
@@ -24,6 +24,8 @@ def examples(*lines: str) -> str:
     """The end of a help text; after backspace and newline, lines stay as they are."""
     return "\n  ".join(("\b\nExamples:", *lines))
 
+
+BENCHMARKS = ("train",)
 
 app = typer.Typer(
     help="Text to a chat model that answers, cached and resumable.",
@@ -236,6 +238,23 @@ def chat(
     command += [] if prompt is None else ["-p", prompt]
     # The conversation takes over this process: terminal, Ctrl-C and exit code are all its own.
     os.execv(sys.executable, command)
+
+
+@app.command(
+    # What follows the name of a benchmark is its own, --help too.
+    context_settings={"allow_extra_args": True, "allow_interspersed_args": False},
+    epilog=examples("nanochat bench train", "nanochat bench train --threads 2 --rounds 10"),
+)
+@told
+def bench(
+    context: typer.Context,
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="train; --help lists its options")],
+) -> None:
+    """Measure this machine, as ratios taken inside one process."""
+    if what not in BENCHMARKS:
+        raise UnknownNameError(f"there is no benchmark {what!r}; there is {', '.join(BENCHMARKS)}")
+    module = f"nanochat_core.bench.{what}"
+    os.execv(sys.executable, [sys.executable, "-m", module, *context.args])
 
 
 @artifacts_app.command(
