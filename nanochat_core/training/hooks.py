@@ -1,5 +1,6 @@
 """Hooks of the training loop: metrics, progress, checkpoints, validation."""
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from nanochat_core.logs import JsonLines, Progress
 from nanochat_core.training.checkpoints import CheckpointWriter
 from nanochat_core.training.loop import StepMetrics
 from nanochat_core.training.state import TrainState
+
+log = logging.getLogger(__name__)
 
 METRICS_ATTACHMENT = "metrics.jsonl"
 
@@ -36,6 +39,8 @@ class MetricsHook:
             return
         tokens_per_second = self.tokens_per_step / metrics.seconds
         flops = self.flops_per_token * tokens_per_second
+        progress = f"step {state.step:,} of {self.num_steps:,}"
+        log.info("%s: loss %.3f, %d tokens/s", progress, state.smooth_loss, tokens_per_second)
         self.lines.write(
             {
                 "step": state.step,
