@@ -204,8 +204,8 @@ class Line:
         return {ref.station: ref.digest for ref in self.store.list()}
 
     def checkpoint_folders(self, station: str = "*") -> list[Path]:
-        pattern = f"inprogress/{station}/*/*/work/checkpoints/step-*"
-        return sorted(self.store_folder.glob(pattern))
+        pattern = Path("inprogress", station, "*", "*", "work", "checkpoints", "step-*")
+        return sorted(self.store_folder.glob(str(pattern)))
 
     def unfinished_checkpoints(self) -> bool:
         return any(not (path / "manifest.json").exists() for path in self.checkpoint_folders())

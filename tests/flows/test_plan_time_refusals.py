@@ -75,12 +75,12 @@ def test_a_field_cannot_be_set_to_two_values() -> None:
     ("device", "platform", "torch_version", "reason"),
     [
         ("mps", "linux", "2.13.0", "on a Mac only"),
-        ("cuda", "linux", "2.13.0+cpu", "built for CPUs only"),
+        ("cuda", "linux", "2.14.0+cpu", "built for CPUs only"),
         ("cuda", "darwin", "2.13.0", "no CUDA GPU"),
         ("cuda", "linux", "2.13.0", "shows no GPU"),
         ("cuda", "win32", "2.13.0+cu130", ""),
         ("mps", "darwin", "2.13.0", ""),
-        ("auto", "linux", "2.13.0+cpu", ""),
+        ("auto", "linux", "2.14.0+cpu", ""),
         ("cpu", "linux", "2.13.0", ""),
     ],
 )

@@ -190,7 +190,7 @@ def test_the_threads_and_the_compile_cache_are_set(
 
 
 def test_torchrun_gets_the_ranks_and_the_whole_grace(spec: JobSpec) -> None:
-    command = torchrun_command(spec, "2.13.0+cpu")
+    command = torchrun_command(spec, "2.14.0+cpu")
     assert command[command.index("--nproc-per-node") + 1] == "2"
     assert command[command.index("--shutdown-timeout") + 1] == "5"
     assert "--shutdown-timeout" not in torchrun_command(spec, "2.11.0")
