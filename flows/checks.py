@@ -2,8 +2,10 @@
 
 import importlib.metadata
 import sys
-from collections.abc import Sequence
+import sysconfig
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from shutil import which
 
 from pydantic import ValidationError
 
@@ -19,6 +21,8 @@ from nanochat_core.training.dial import (
     extrapolation_warning,
     plan_training,
 )
+
+Finder = Callable[[str], str | None]
 
 TRAINING_STATIONS = ("pretrain", "sft")
 GPU_NODES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
@@ -60,6 +64,22 @@ def check_devices(preset: Preset) -> None:
             raise ConfigError(
                 f"{station}.device={device}, but {reason}; use --set {station}.device=auto"
             )
+
+
+def check_compiler(preset: Preset, *, platform: str = sys.platform, find: Finder = which) -> None:
+    """Refuse to compile training where there is nothing to compile with, before text is read."""
+    compiled = [s for s in TRAINING_STATIONS if getattr(preset.executions, s).compile]
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    has_compiler = any(find(name) for name in ("g++", "c++", "clang++"))
+    if not compiled or platform != "linux" or (has_compiler and headers.exists()):
+        return
+    missing = "no C++ compiler" if not has_compiler else f"no Python headers ({headers})"
+    eager = " ".join(f"--set {station}.compile=false" for station in compiled)
+    raise ConfigError(
+        f"training is compiled, and this machine has {missing}; install g++ and the Python "
+        f"headers (Debian: apt-get install g++ python3-dev), or train at a third of the speed "
+        f"with {eager}"
+    )
 
 
 def missing_device(

@@ -16,7 +16,7 @@ from nanochat_core.errors import ConfigError, NanochatError, UnknownNameError
 EXIT_ERROR, EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 STOPPED = (
     "Stopped. What was finished is kept, and a stage under way continues from its last "
-    "checkpoint: run the same command again."
+    "checkpoint: run the same command again (a forced stage starts again)."
 )
 
 

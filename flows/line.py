@@ -79,7 +79,7 @@ class Line:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        publish_run_report(self.run_id, self.run.records.values())
+        # The record first: it is what stays when the report cannot be shown.
         try:
             self.run.store.save_run(self.run_id, self.record(kind, error))
         except StoreError as trouble:
@@ -87,6 +87,7 @@ class Line:
                 raise
             # What went wrong first is what matters.
             get_run_logger().warning("the run record was not saved: %s", trouble)
+        publish_run_report(self.run_id, self.run.records.values())
 
     def record(
         self, kind: type[BaseException] | None = None, error: BaseException | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from flows import checks
 from flows.overrides import apply_overrides, config_error, one_of
@@ -41,6 +41,20 @@ class RunParameters(Config):
     )
     force: tuple[str, ...] = Field((), description="make these stations again")
     wait: bool = Field(False, description="wait for another run that makes the same artifact")
+
+    @field_validator("source")
+    @classmethod
+    def _hold_no_secret(cls, source: tuple[str, ...]) -> tuple[str, ...]:
+        """Parameters are recorded with the run: a key in a URL would be, too."""
+        for url in source:
+            protocol, _, rest = url.rpartition("://")
+            is_signed = protocol.startswith("http") and "?" in rest
+            if protocol and (is_signed or "@" in rest.split("/", 1)[0]):
+                raise ConfigError(
+                    f"a source on {protocol}:// holds a user name, key or signature, which would "
+                    "be recorded with the run; give credentials in the environment instead"
+                )
+        return source
 
 
 class ResolvedRun(Config):
@@ -103,6 +117,8 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
     stations = _stations(parameters)
     planned = checks.plan(preset)
     checks.check_devices(preset)
+    if "pretrain" in stations:
+        checks.check_compiler(preset)
     store = parameters.store
     return ResolvedRun(
         preset_name=parameters.preset,

@@ -270,6 +270,10 @@ def is_worth_another_try(_task: Task[..., Any], _run: TaskRun, state: State[Any]
         state.result()
     except (JobLostError, BrokenProcessPool, ConnectionError, TimeoutError):
         return True
+    except StoreUnavailableError as error:
+        # An outage passes; a full or read-only disk does not, and carries one of these numbers.
+        cause = error.__cause__
+        return cause is not None and getattr(cause, "errno", None) not in _DISK_ERRORS
     except BaseException:  # noqa: BLE001  asked only for its class; Prefect holds the error
         return False
     return False

@@ -28,4 +28,4 @@ class Execution(Config):
     eval_every: Annotated[int, Field(ge=1)] | Literal[-1] = Field(
         250, description="steps between validation losses; -1 is never"
     )
-    grace_seconds: float = Field(12.0, gt=0, description="time to save after a stop request")
+    grace_seconds: float = Field(8.0, gt=0, description="time to save after a stop request")

@@ -21,7 +21,7 @@ from nanochat_core.data.distributions import DISTRIBUTIONS
 from nanochat_core.data.docstrings import Docstring, docstrings, fast_parsing
 from nanochat_core.data.documents import Document, Question
 from nanochat_core.data.near_duplicates import SeenShingles, Shingler, seen_in, stable_hash
-from nanochat_core.data.prose import description_paragraphs, paragraphs
+from nanochat_core.data.prose import FILTER_VERSION, description_paragraphs, paragraphs
 from nanochat_core.data.questions import ask, distinct
 from nanochat_core.data.recipes import HarvestSource
 from nanochat_core.data.workers import map_in_processes
@@ -48,7 +48,9 @@ def resolve_harvest_source() -> HarvestSource:
         except PackageNotFoundError:
             versions[name] = ABSENT
     return HarvestSource(
-        versions=versions, python=f"{sys.version_info.major}.{sys.version_info.minor}"
+        versions=versions,
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+        filter_version=FILTER_VERSION,
     )
 
 
@@ -125,6 +127,11 @@ def _standard_library_files() -> list[SourceFile]:
 
 def list_files(source: HarvestSource) -> list[SourceFile]:
     """Every file to read, in a stable order; refuses other versions than those planned."""
+    if source.filter_version != FILTER_VERSION:
+        raise DataError(
+            f"planned to filter by version {source.filter_version} of the rules, but this code "
+            f"has version {FILTER_VERSION}; leave shards.source.filter_version as it is"
+        )
     found = []
     for name, planned in source.versions.items():
         if planned == ABSENT:

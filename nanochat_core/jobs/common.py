@@ -121,5 +121,5 @@ def _set_up_torch(spec: JobSpec, ranks: Ranks) -> None:
         torch.set_float32_matmul_precision("high")  # TF32: RECIPE section 1
     elif ranks.device.type == "cpu" and spec.execution.threads > 1:
         # Compiled CPU code adds embedding gradients atomically: two threads would differ from
-        # run to run (TORCH measurements in LOG.md).
+        # run to run (LOG.md).
         torch.use_deterministic_algorithms(True)

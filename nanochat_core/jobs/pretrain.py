@@ -12,9 +12,14 @@ from nanochat_core.errors import ConfigError
 from nanochat_core.evals.bits_per_byte import bits_per_byte
 from nanochat_core.inference.loading import save_model
 from nanochat_core.jobs.common import StopRequest, run_job_main
-from nanochat_core.jobs.hardware import describe_hardware
 from nanochat_core.jobs.model_files import publish_optimizer
-from nanochat_core.jobs.training_run import RunPlan, TrainingRun, build_state, to_device
+from nanochat_core.jobs.training_run import (
+    RunPlan,
+    TrainingRun,
+    build_state,
+    provenance,
+    to_device,
+)
 from nanochat_core.model.gpt import GPT
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 from nanochat_core.training.dial import TrainingPlan, accumulation_steps, plan_training
@@ -157,7 +162,7 @@ def publish(
             "total_training_time": run.state.training_seconds,
             "total_training_flops": float(plan.flops_per_token * plan.total_tokens),
         },
-        provenance=describe_hardware(run.ranks, run.state.model.compute_dtype),
+        provenance=provenance(run),
     ).save(output)
 
 

@@ -15,10 +15,15 @@ from nanochat_core.data.conversation_rows import ConversationRows, pack_conversa
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.inference.loading import load_pair, save_model
 from nanochat_core.jobs.common import StopRequest, run_job_main
-from nanochat_core.jobs.hardware import describe_hardware
 from nanochat_core.jobs.model_files import PublishedOptimizer
 from nanochat_core.jobs.pretrain import copy_records
-from nanochat_core.jobs.training_run import RunPlan, TrainingRun, build_state, to_device
+from nanochat_core.jobs.training_run import (
+    RunPlan,
+    TrainingRun,
+    build_state,
+    provenance,
+    to_device,
+)
 from nanochat_core.model.counts import flops_per_token, parameter_counts
 from nanochat_core.model.gpt import GPT
 from nanochat_core.tokenizer.chat_format import render
@@ -184,7 +189,7 @@ def publish(
             **{f"conversations/{kind}": count for kind, count in mixture.counts.items()},
             "total_training_time": run.state.training_seconds,
         },
-        provenance=describe_hardware(run.ranks, run.state.model.compute_dtype),
+        provenance=provenance(run),
     ).save(output)
 
 

@@ -15,7 +15,7 @@ from nanochat_core.artifacts.canonical import canonical_json
 from nanochat_core.config.job import METRICS_FILE, PROGRESS_FILE, JobSpec
 from nanochat_core.distributed.collectives import broadcast
 from nanochat_core.distributed.ranks import Ranks
-from nanochat_core.jobs.hardware import peak_flops
+from nanochat_core.jobs.hardware import describe_hardware, peak_flops
 from nanochat_core.logs import JsonLines, Progress
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.groups import ParamGroup
@@ -59,6 +59,7 @@ class TrainingRun:
     ranks: Ranks
     plan: RunPlan
     state: TrainState
+    resumed_from_step: int = 0
 
     @property
     def work_folder(self) -> Path:
@@ -120,10 +121,11 @@ class TrainingRun:
         step = _from_rank_0(-1 if checkpoint is None else checkpoint.step, self.ranks)
         metrics_path = self.work_folder / METRICS_FILE
         history = b""
-        if checkpoint is not None and step >= 0:
+        if step >= 0:
+            assert checkpoint is not None, f"this rank sees no checkpoint, rank 0 step {step}"
             assert checkpoint.step == step, f"this rank sees step {checkpoint.step}, not {step}"
             self.state.restore(checkpoint)
-            writer.last_step = step
+            writer.last_step = self.resumed_from_step = step
             history = checkpoint.attachment(METRICS_ATTACHMENT) or b""
             log.info("resumed after step %d", step)
         if self.ranks.rank == 0:
@@ -168,6 +170,12 @@ def build_state(model: GPT, groups: list[ParamGroup], ranks: Ranks, spec: JobSpe
     )
     scale = LossScale.for_float16() if model.compute_dtype == torch.float16 else LossScale()
     return TrainState(model, optimizer, loss_scale=scale)
+
+
+def provenance(run: TrainingRun) -> dict[str, Any]:
+    """What a training job says about how and where it ran."""
+    hardware = describe_hardware(run.ranks, run.state.model.compute_dtype)
+    return {**hardware, "resumed_from_step": run.resumed_from_step}
 
 
 def to_device(array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:

@@ -50,7 +50,7 @@ def test_a_kill_while_training_changes_nothing(
 ) -> None:
     seed = int.from_bytes(os.urandom(4))
     choose = random.Random(seed)
-    step, more_seconds = choose.randint(1, NUM_STEPS - 5), choose.uniform(0, 0.02)
+    step, more_seconds = choose.randint(3, NUM_STEPS - 5), choose.uniform(0, 0.02)
     tell(f"seed {seed}: {kind} killed {more_seconds:.4f} s after the save of step {step} begins")
     line = start_of_training(uninterrupted, tmp_path)
     first = line.start(*EVERY_STEP)
@@ -71,6 +71,8 @@ def test_a_kill_while_training_changes_nothing(
         assert states(second.output)["pretrain"] == "resumed"
     first.seconds_until_gone()
     check_store_is_sound(line)
+    (base,) = line.store.list("pretrain")
+    assert line.store.manifest(base).provenance["resumed_from_step"] > 0
     assert line.digests()["pretrain"] == uninterrupted.digests["pretrain"]
     assert list(line.store_folder.glob("inprogress/*/*")) == []
 

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,21 @@ def test_a_kill_anywhere_changes_nothing(
     moment = random_moment(random.Random(seed), uninterrupted.seconds, stations, when.split()[0])
     tell(f"seed {seed}: {kind} killed {moment}")
     kill_and_run_again(uninterrupted, tmp_path, kind, moment, *EVERY_STEP)
+
+
+def test_the_demo_keeps_its_promises(uninterrupted_demo: Uninterrupted) -> None:
+    line = uninterrupted_demo.line
+    numbers = {ref.station: line.store.manifest(ref).metrics for ref in line.store.list()}
+    assert float(numbers["base_eval"]["val/bpb"]) <= 1.6
+    assert numbers["chat_eval_sft"]["identity/asked"] == 30
+    assert int(numbers["chat_eval_sft"]["identity/right"]) >= 24
+    assert sum(uninterrupted_demo.seconds.values()) <= 8 * 60
+    start = time.monotonic()
+    second = line.run()
+    assert time.monotonic() - start <= 15
+    assert set(states(second.output).values()) == {"cached"}
+    assert second.output.count("nanochat: ") == 3
+    assert "nanochat chat" in second.output.splitlines()[-1]
 
 
 @pytest.mark.parametrize("kind", KINDS)

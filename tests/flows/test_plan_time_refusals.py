@@ -9,9 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.checks import missing_device
+from flows.checks import check_compiler, missing_device
 from flows.overrides import parse_assignments
 from flows.parameters import ResolvedRun, check, parse_parameters
+from flows.presets import PRESETS
+from nanochat_core.data.recipes import HarvestSource
 from nanochat_core.errors import BatchSizeError, ConfigError, DataError, UnknownNameError
 
 PARAGRAPHS = [f"Paragraph {i} says that {i} times seven is {7 * i}. " * 12 for i in range(200)]
@@ -168,3 +170,19 @@ def test_far_too_little_text_for_the_steps_is_refused_before_it_is_read(tmp_path
     data_only = {"overrides": too_many, "stop_after": "tokens"}
     assert from_file(tmp_path, "a.jsonl", lines, **data_only).stations[-1] == "tokens"
     assert from_file(tmp_path, "a.jsonl", lines).stations[-1] == "release"
+
+
+def test_a_machine_without_a_compiler_is_told_how_to_go_on() -> None:
+    preset = PRESETS["demo"](HarvestSource(versions={}, python=""))
+    with pytest.raises(ConfigError, match=r"no C\+\+ compiler.*--set pretrain\.compile=false"):
+        check_compiler(preset, platform="linux", find=lambda name: None)
+    check_compiler(preset, platform="darwin", find=lambda name: None)
+
+
+@pytest.mark.parametrize(
+    "source", ["https://me:token@example.org/a.txt", "https://example.org/a.txt?signature=token"]
+)
+def test_a_source_that_would_record_a_secret_is_refused_without_showing_it(source: str) -> None:
+    with pytest.raises(ConfigError, match="credentials in the environment") as refusal:
+        parse_parameters({"source": [source]})
+    assert "token" not in str(refusal.value)
