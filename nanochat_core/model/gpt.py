@@ -3,6 +3,7 @@
 Shapes: B batch, T positions, C channels, V vocabulary, E value channels, R rotation planes.
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from nanochat_core.errors import ConfigError
 from nanochat_core.model.attention import LayerCache, band_mask
 from nanochat_core.model.blocks import Block
 from nanochat_core.model.config import SMEAR_CHANNELS, ModelConfig
+from nanochat_core.model.fp8 import ALIGNMENT, MIN_SIZE, check_fp8, fits_fp8
 from nanochat_core.model.init import init_weights
 from nanochat_core.model.layers import Embedding, Linear, norm
 from nanochat_core.model.loss import Reduction, head_logits, soft_cap, token_losses
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from nanochat_core.model.kv_cache import KVCache
+
+log = logging.getLogger(__name__)
 
 Rotary = tuple[torch.Tensor, torch.Tensor]
 
@@ -81,6 +85,24 @@ class GPT(nn.Module):
         """Fill every parameter; equal bits for equal seeds on every device and rank."""
         init_weights(self, seed)
 
+    def use_fp8_training(self) -> None:
+        """Multiply in fp8 wherever a gradient is recorded, in every Linear that is large enough.
+
+        Evaluation and generation (under `no_grad` or `inference_mode`), the parameters and the
+        state dict stay as they are. Raises ConfigError where the device or the sizes forbid it.
+        """
+        check_fp8(self.device, self.compute_dtype)
+        linears = [module for module in self.modules() if isinstance(module, Linear)]
+        large = [linear for linear in linears if fits_fp8(linear.in_features, linear.out_features)]
+        if not large:
+            raise ConfigError(
+                f"fp8=True, but no Linear of this model (width {self.config.n_embd}) has sizes "
+                f"that are multiples of {ALIGNMENT} and at least {MIN_SIZE}; set fp8=False"
+            )
+        for linear in large:
+            linear.fp8 = True
+        log.info("fp8 matrix multiplications in %d of %d Linears", len(large), len(linears))
+
     def forward(
         self,
         tokens_BT: torch.Tensor,
@@ -98,7 +120,7 @@ class GPT(nn.Module):
         length = tokens_BT.size(1)
         rotary = (self.cos_TR[:length, None], self.sin_TR[:length, None])
         x_BTC = self._trunk(x_BTC, tokens_BT, rotary, None)
-        raw_BTV = head_logits(x_BTC, self.lm_head.weight, self.config.vocab_size)
+        raw_BTV = head_logits(x_BTC, self.lm_head, self.config.vocab_size)
         if targets_BT is None:
             return soft_cap(raw_BTV)
         return token_losses(raw_BTV, targets_BT, reduction)
@@ -169,4 +191,4 @@ class GPT(nn.Module):
         if last_only:
             x_BTC = step.last_valid(x_BTC)
         step.finish(embedded_BTC)
-        return soft_cap(head_logits(x_BTC, self.lm_head.weight, self.config.vocab_size))
+        return soft_cap(head_logits(x_BTC, self.lm_head, self.config.vocab_size))

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nanochat_core.model.fp8 import fp8_linear
+
 NORM_EPS = torch.finfo(torch.float32).eps
 """Equal for every activation dtype: a change of precision does not change the function."""
 
@@ -14,8 +16,11 @@ NORM_EPS = torch.finfo(torch.float32).eps
 class Linear(nn.Module):
     """`x @ weight.T` with float32 master weights, computed in the dtype of `x`.
 
-    The weight is uninitialised memory until `GPT.init_weights` or a checkpoint fills it.
+    The weight is uninitialised memory until `GPT.init_weights` or a checkpoint fills it. With `fp8`
+    a forward pass that records gradients is computed in fp8; every other one is not.
     """
+
+    fp8 = False
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -24,6 +29,8 @@ class Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (..., I) to (..., O)."""
+        if self.fp8 and torch.is_grad_enabled():
+            return fp8_linear(x, self.weight)
         return F.linear(x, self.weight.to(x.dtype))
 
 

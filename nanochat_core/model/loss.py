@@ -6,7 +6,8 @@ Shapes: B batch, T positions, C channels, V vocabulary, P padded vocabulary, N =
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
+
+from nanochat_core.model.layers import Linear
 
 Reduction = Literal["sum", "mean", "none"]
 
@@ -26,9 +27,10 @@ def soft_cap(raw: torch.Tensor) -> torch.Tensor:
     return (2.0 * LOGIT_CAP) * torch.sigmoid(raw.float() * (2.0 / LOGIT_CAP)) - LOGIT_CAP
 
 
-def head_logits(x: torch.Tensor, head_weight_PC: torch.Tensor, vocab_size: int) -> torch.Tensor:
+def head_logits(x: torch.Tensor, head: Linear, vocab_size: int) -> torch.Tensor:
     """Logits (..., V) of `x` (..., C) before the cap, in its dtype, without padding columns."""
-    return F.linear(x, head_weight_PC.to(x.dtype))[..., :vocab_size]
+    logits: torch.Tensor = head(x)[..., :vocab_size]
+    return logits
 
 
 def token_losses(
