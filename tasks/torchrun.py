@@ -29,6 +29,7 @@ from nanochat_core.config.job import (
     JobSpec,
     StageOutput,
 )
+from tasks.tracking import Sink, tracking
 
 POLL_SECONDS = 0.2
 LOG_EVERY_LINES = 25
@@ -144,6 +145,16 @@ def run_supervised(command: Sequence[str], spec: JobSpec, *, report: Report) -> 
     for name in (ERROR_FILE, PROGRESS_FILE):
         (work / name).unlink(missing_ok=True)
     follower = Follower(work, report)
+    with tracking(spec, lambda message: report.log(logging.WARNING, message)) as sink:
+        exit_code = _supervised(command, spec, follower, sink)
+    follower.look()
+    return _with_log(outcome(spec, exit_code), spec)
+
+
+def _supervised(command: Sequence[str], spec: JobSpec, follower: Follower, sink: Sink) -> int:
+    """Start the command under a supervisor and wait for its end; returns its exit code."""
+    work, grace_seconds = Path(spec.work_folder), spec.execution.grace_seconds
+    mark = str(work.resolve())
     process = subprocess.Popen(
         supervise.command_line(
             command, log=work / LOG_FILE, grace_seconds=grace_seconds, mark=mark
@@ -156,9 +167,11 @@ def run_supervised(command: Sequence[str], spec: JobSpec, *, report: Report) -> 
     try:
         while process.poll() is None:
             follower.look()
+            sink.look()
             time.sleep(POLL_SECONDS)
     except BaseException:
-        report.log(logging.WARNING, f"stopping; up to {grace_seconds:g} s to save the progress")
+        message = f"stopping; up to {grace_seconds:g} s to save the progress"
+        follower.report.log(logging.WARNING, message)
         _stop(process, grace_seconds, mark)
         raise
     finally:
@@ -167,8 +180,7 @@ def run_supervised(command: Sequence[str], spec: JobSpec, *, report: Report) -> 
     if process.returncode < 0:
         # The supervisor itself was killed, and cannot have cleaned up.
         supervise.end_marked(mark, grace_seconds)
-    follower.look()
-    return _with_log(outcome(spec, process.returncode), spec)
+    return process.returncode
 
 
 def job_environment(spec: JobSpec) -> dict[str, str]:

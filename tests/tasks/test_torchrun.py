@@ -136,6 +136,22 @@ def test_a_stop_by_another_hand_is_no_loss(spec: JobSpec) -> None:
         outcome(spec, supervise.STOPPED_EXIT_CODE)
 
 
+@pytest.mark.e2e
+def test_a_tracker_that_fails_is_one_warning_and_never_an_error_of_the_job(
+    spec: JobSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WANDB_MODE", "no such mode")
+    execution = spec.execution.model_copy(update={"tracker": "wandb"})
+    write = 'import time; open("metrics.jsonl", "w").write(\'{"step": 1, "a": 2}\\n\')'
+    tracked = spec.model_copy(update={"execution": execution})
+    output, heard = run(tracked, f"{write}; time.sleep(0.5)" + FINISH)
+    assert output.files == {"a": "result", "job.log": "record"}
+    ((level, line),) = heard.lines
+    assert level == logging.WARNING
+    assert "wandb does not get" in line
+
+
 SAVE_ON_SIGTERM = """
 import signal, sys, time
 def save(*_):
