@@ -49,3 +49,9 @@ class ShardsRecipe(Recipe):
 
 class TokensRecipe(Recipe):
     """Token files: nothing to choose so far; all that matters is in the inputs."""
+
+
+class BenchmarksRecipe(Recipe):
+    """Files of benchmarks as their authors publish them, by content; none is none."""
+
+    files: tuple[FileDigest, ...] = ()

@@ -1,123 +1,238 @@
-"""Held-out questions put to a chat model, one turn each, answered greedily."""
+"""Benchmarks put to a chat model: who answers what, and what the answers add up to."""
 
+import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
 
-from nanochat_core.conversation.answers import states_any
-from nanochat_core.conversation.identity import ModelFacts, held_out_questions
-from nanochat_core.conversation.sums import held_out_sums
-from nanochat_core.conversation.types import Conversation, user
-from nanochat_core.errors import ConfigError
-from nanochat_core.tokenizer.chat_format import parse_reply, render_prompt
-from nanochat_core.tokenizer.tokenizer import Tokenizer
+from nanochat_core.benchmarks.base import Benchmark
+from nanochat_core.benchmarks.identity import Identity
+from nanochat_core.benchmarks.names import OFFICIAL_TEST_ROWS
+from nanochat_core.distributed.collectives import gather_texts
+from nanochat_core.distributed.ranks import Ranks
+from nanochat_core.evals.chat_answers import Answer, answer_problems
+from nanochat_core.inference.engine import InferenceEngine
 
-Kind = Literal["name", "depth", "parameters", "sums"]
-IDENTITY_KINDS = ("name", "depth", "parameters")
-
-Generate = Callable[[Sequence[list[int]]], list[list[int]]]
-"""Prompts (token ids) to the tokens of their greedy replies, tool output included."""
+OnProgress = Callable[[int, str], None]
+"""Told how many problems this rank has done in all, and the benchmark it is at."""
 
 
 @dataclass(frozen=True)
-class ChatQuestion:
-    """A question and the values of which a right answer states one."""
+class ProblemResult:
+    """One problem: what was asked, what the model said, what the reference says."""
 
-    kind: Kind
+    benchmark: str
+    index: int
+    kind: str
+    """The benchmark's name; of identity what was asked for: name, depth, parameters."""
     question: str
-    accept: tuple[str, ...]
-
-    def is_answered_by(self, reply: str) -> bool:
-        """Whether a reply is right: an accepted value stands in it as words of its own.
-
-        A sum may be repeated before it is answered, and 7 is in "0 + 7 = 9": what stands before
-        the last equals sign does not count.
-        """
-        return states_any(reply.rpartition("=")[2] if self.kind == "sums" else reply, self.accept)
-
-
-@dataclass(frozen=True)
-class ChatAnswer:
-    """What the model said to a question."""
-
-    question: ChatQuestion
-    answer: str
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the answer counts."""
-        return self.question.is_answered_by(self.answer)
+    reply: str
+    reference: str
+    score: float
+    is_cropped: bool
 
     def record(self) -> dict[str, Any]:
         """One entry of answers.json."""
         return {
-            "kind": self.question.kind,
-            "question": self.question.question,
-            "answer": self.answer,
-            "accept": list(self.question.accept),
-            "right": self.is_right,
+            "benchmark": self.benchmark,
+            "index": self.index,
+            "kind": self.kind,
+            "question": self.question,
+            "answer": self.reply,
+            "reference": self.reference,
+            "score": self.score,
+            "right": self.score == 1.0,
         }
 
 
-def make_questions(facts: ModelFacts, *, identity: int, sums: int, seed: int) -> list[ChatQuestion]:
-    """The first `identity` held-out questions about the model, then `sums` held-out sums.
+@dataclass(frozen=True)
+class BenchmarkResult:
+    """Every problem of a benchmark, in order."""
 
-    Raises ConfigError when there are not that many.
-    """
-    about_itself = held_out_questions(facts)
-    if identity > len(about_itself):
-        raise ConfigError(
-            f"identity_questions={identity}; there are {len(about_itself)} held-out questions"
-        )
-    questions = [
-        ChatQuestion(kind=q.kind, question=q.question, accept=q.accept)
-        for q in about_itself[:identity]
-    ]
-    return questions + [
-        ChatQuestion(kind="sums", question=q.question, accept=(q.answer,))
-        for q in held_out_sums(sums, seed)
-    ]
+    name: str
+    baseline: float
+    problems: tuple[ProblemResult, ...]
+
+    @property
+    def num_right(self) -> int:
+        """How many problems were answered rightly."""
+        return sum(problem.score == 1.0 for problem in self.problems)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers."""
+        return self.num_right / len(self.problems)
+
+    @property
+    def accuracy_stderr(self) -> float:
+        """Standard error of the accuracy, as of independent problems."""
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / len(self.problems))
+
+    @property
+    def centered(self) -> float:
+        """0 is guessing, 1 is everything right."""
+        return (self.accuracy - self.baseline) / (1 - self.baseline)
+
+    @property
+    def centered_stderr(self) -> float:
+        """Standard error of the centered accuracy."""
+        return self.accuracy_stderr / (1 - self.baseline)
+
+    def kinds(self) -> dict[str, "BenchmarkResult"]:
+        """The same by kind of question; empty where all are of one kind."""
+        by_kind: dict[str, list[ProblemResult]] = {}
+        for problem in self.problems:
+            by_kind.setdefault(problem.kind, []).append(problem)
+        if by_kind.keys() == {self.name}:
+            return {}
+        return {
+            kind: BenchmarkResult(kind, self.baseline, tuple(problems))
+            for kind, problems in by_kind.items()
+        }
+
+    def summary(self) -> dict[str, float | int]:
+        """The numbers of this benchmark, ready for JSON."""
+        return {
+            "asked": len(self.problems),
+            "right": self.num_right,
+            "accuracy": self.accuracy,
+            "accuracy_stderr": self.accuracy_stderr,
+            "baseline": self.baseline,
+            "centered": self.centered,
+            "centered_stderr": self.centered_stderr,
+            "cropped_prompts": sum(problem.is_cropped for problem in self.problems),
+        }
 
 
-def ask(
-    questions: Sequence[ChatQuestion],
-    tokenizer: Tokenizer,
-    generate: Generate,
+@dataclass(frozen=True)
+class ChatResult:
+    """Benchmarks in the order in which they were asked, and one score over them."""
+
+    benchmarks: tuple[BenchmarkResult, ...]
+
+    @property
+    def is_official(self) -> bool:
+        """Whether the five benchmarks of ChatCORE were all asked with all their test rows."""
+        asked = {result.name: len(result.problems) for result in self.benchmarks}
+        return asked.items() >= OFFICIAL_TEST_ROWS.items()
+
+    @property
+    def metric_name(self) -> str:
+        """`chatcore_metric` for the official five, else `demo_score`: they do not compare."""
+        return "chatcore_metric" if self.is_official else "demo_score"
+
+    @property
+    def score(self) -> float:
+        """Mean of the centered accuracies: of the official five alone, or of all that were asked.
+
+        ChatCORE is RECIPE section 6.
+        """
+        scored = self._scored()
+        return sum(result.centered for result in scored) / len(scored)
+
+    @property
+    def score_stderr(self) -> float:
+        """Standard error of the score: the spread of the problems, the benchmarks being given."""
+        scored = self._scored()
+        return math.sqrt(sum(result.centered_stderr**2 for result in scored)) / len(scored)
+
+    def metrics(self) -> dict[str, float | int]:
+        """The key numbers of the evaluation by name."""
+        numbers: dict[str, float | int] = {}
+        for result in self.benchmarks:
+            numbers |= _numbers(result)
+        numbers[self.metric_name] = self.score
+        numbers[f"{self.metric_name}/stderr"] = self.score_stderr
+        return numbers
+
+    def scores(self) -> dict[str, Any]:
+        """The content of scores.json: the metrics, and more of each benchmark."""
+        scores: dict[str, Any] = self.metrics()
+        for result in self.benchmarks:
+            for kind in result.kinds().values():
+                scores |= _numbers(kind)
+        return {
+            **scores,
+            "benchmarks": {result.name: result.summary() for result in self.benchmarks},
+        }
+
+    def records(self) -> list[dict[str, Any]]:
+        """The content of answers.json."""
+        return [problem.record() for result in self.benchmarks for problem in result.problems]
+
+    def _scored(self) -> list[BenchmarkResult]:
+        if not self.is_official:
+            return list(self.benchmarks)
+        return [result for result in self.benchmarks if result.name in OFFICIAL_TEST_ROWS]
+
+
+def evaluate_chat(
+    engine: InferenceEngine,
+    benchmarks: Sequence[Benchmark],
+    ranks: Ranks,
     *,
-    batch_size: int,
-    on_done: Callable[[int], None] = lambda _: None,
-) -> list[ChatAnswer]:
-    """Put every question in a conversation of its own; `on_done` gets how many are answered."""
-    answers: list[ChatAnswer] = []
-    for first in range(0, len(questions), batch_size):
-        batch = questions[first : first + batch_size]
-        prompts = [
-            render_prompt(tokenizer, Conversation(messages=(user(item.question),)))
-            for item in batch
-        ]
-        for item, reply in zip(batch, generate(prompts), strict=True):
-            answers.append(ChatAnswer(item, visible_text(tokenizer, reply)))
-        on_done(len(answers))
-    return answers
+    batch_tokens: int,
+    max_new_tokens: int,
+    on_progress: OnProgress = lambda *_: None,
+) -> ChatResult:
+    """Put every problem of the benchmarks to a model; every rank gets the whole result.
+
+    Each rank answers every `world_size`-th problem. `batch_tokens` bounds a batch and does not
+    change what is asked.
+    """
+    results, num_done = [], 0
+    for benchmark in benchmarks:
+        own = range(ranks.rank, len(benchmark), ranks.world_size)
+
+        def on_done(count: int, name: str = benchmark.name, before: int = num_done) -> None:
+            on_progress(before + count, name)
+
+        answers = answer_problems(
+            engine,
+            benchmark,
+            own,
+            batch_tokens=batch_tokens,
+            max_new_tokens=max_new_tokens,
+            on_done=on_done,
+        )
+        results.append(_gather(benchmark, answers, ranks))
+        num_done += len(own)
+    return ChatResult(tuple(results))
 
 
-def visible_text(tokenizer: Tokenizer, reply: Sequence[int]) -> str:
-    """What a reader sees of a reply: its text, without code and tool output."""
-    parts = parse_reply(tokenizer, reply)
-    return "".join(part.text for part in parts if part.kind == "text").strip()
+def _gather(benchmark: Benchmark, own: Sequence[Answer], ranks: Ranks) -> BenchmarkResult:
+    """Put the answers of all ranks together, in the order of the problems."""
+    texts = gather_texts(json.dumps([asdict(answer) for answer in own]), ranks)
+    answers = [Answer(**values) for text in texts for values in json.loads(text)]
+    answers.sort(key=lambda answer: answer.index)
+    problems = tuple(map(partial(_problem_result, benchmark), answers))
+    return BenchmarkResult(benchmark.name, benchmark.baseline, problems)
 
 
-def chat_scores(answers: Sequence[ChatAnswer]) -> dict[str, float | int]:
-    """Share of right answers by group (`identity` and its three kinds, `sums`), and the counts."""
-    scores: dict[str, float | int] = {}
-    groups = {"identity": IDENTITY_KINDS, **{kind: (kind,) for kind in (*IDENTITY_KINDS, "sums")}}
-    for group, kinds in groups.items():
-        members = [answer for answer in answers if answer.question.kind in kinds]
-        if members:
-            right = sum(answer.is_right for answer in members)
-            scores |= {
-                group: right / len(members),
-                f"{group}/right": right,
-                f"{group}/asked": len(members),
-            }
-    return scores
+def _problem_result(benchmark: Benchmark, answer: Answer) -> ProblemResult:
+    question, reference = benchmark.conversation(answer.index).messages
+    return ProblemResult(
+        benchmark=benchmark.name,
+        index=answer.index,
+        kind=_kind(benchmark, answer.index),
+        question=question.text,
+        reply=answer.reply,
+        reference=reference.text,
+        score=answer.score,
+        is_cropped=answer.is_cropped,
+    )
+
+
+def _kind(benchmark: Benchmark, index: int) -> str:
+    return benchmark.kind(index) if isinstance(benchmark, Identity) else benchmark.name
+
+
+def _numbers(result: BenchmarkResult) -> dict[str, float | int]:
+    return {
+        result.name: result.accuracy,
+        f"{result.name}/stderr": result.accuracy_stderr,
+        f"{result.name}/right": result.num_right,
+        f"{result.name}/asked": len(result.problems),
+    }

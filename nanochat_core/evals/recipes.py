@@ -1,7 +1,8 @@
 """What the evaluation stations compute (torch-free)."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from nanochat_core.benchmarks.names import BenchmarkName
 from nanochat_core.config.base import ComputeDtype, Recipe
 
 DEMO_PROMPTS = (
@@ -30,10 +31,28 @@ class BaseEvalRecipe(Recipe):
 
 
 class ChatEvalRecipe(Recipe):
-    """Held-out questions put to a chat model, answered greedily."""
+    """Benchmarks put to a chat model, answered greedily."""
 
-    identity_questions: int = Field(30, ge=1, description="name, depth and parameter count")
-    sums: int = Field(50, ge=0)
-    max_new_tokens: int = Field(64, ge=1)
+    benchmarks: tuple[BenchmarkName, ...] = ("identity", "sums")
+    identity_questions: int = Field(
+        30, ge=1, le=36, description="held-out ones on name, depth and parameter count"
+    )
+    sums: int = Field(200, ge=0, le=1000, description="held-out ones; 0 is none")
+    spelling: int = Field(200, ge=0, le=400, description="held-out words to spell; 0 is none")
+    max_problems: int = Field(0, ge=0, description="kept of each benchmark; 0 is all")
+    max_new_tokens: int = Field(512, ge=1, description="of a reply in words")
     compute_dtype: ComputeDtype = "auto"
-    seed: int = Field(42, ge=0)
+    seed: int = Field(42, ge=0, description="draws sums and words")
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _ask_each_once(cls, names: tuple[BenchmarkName, ...]) -> tuple[BenchmarkName, ...]:
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"{list(names)}; name at least one benchmark, and each only once")
+        return names
+
+    def count(self, name: BenchmarkName) -> int | None:
+        """How many problems of a benchmark are asked; None is all of its rows."""
+        made = {"identity": self.identity_questions, "sums": self.sums, "spelling": self.spelling}
+        limits = [n for n in (made.get(name), self.max_problems or None) if n is not None]
+        return min(limits, default=None)

@@ -18,11 +18,16 @@ def unzip_pinned(archive: Path, folder: Path, *, sha256: str) -> None:
     no zip, a member that would land outside the folder, a link, or more than 4 GiB in all.
     Nothing is written before all of that is checked.
     """
-    given = _sha256_of(archive)
+    given = sha256_of(archive)
     if given != sha256:
         raise DamagedFileError(
             f"{archive} has sha256 {given}, expected {sha256}; delete it and download it again"
         )
+    unzip(archive, folder)
+
+
+def unzip(archive: Path, folder: Path) -> None:
+    """As `unzip_pinned`, for an archive whose bytes the user vouches for."""
     try:
         with zipfile.ZipFile(archive) as bundle:
             members = [member for member in bundle.infolist() if not member.is_dir()]
@@ -32,7 +37,7 @@ def unzip_pinned(archive: Path, folder: Path, *, sha256: str) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with bundle.open(member) as source, target.open("wb") as sink:
                     shutil.copyfileobj(source, sink)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{archive} is not a readable zip file ({error})") from error
 
 
@@ -52,7 +57,8 @@ def _check_members(archive: Path, members: list[zipfile.ZipInfo]) -> None:
         )
 
 
-def _sha256_of(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's bytes; DataError when it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

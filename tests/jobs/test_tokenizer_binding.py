@@ -11,7 +11,7 @@ from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import CheckpointError
 from nanochat_core.evals.recipes import BaseEvalRecipe, ChatEvalRecipe
 from nanochat_core.inference import CheckpointManager
-from nanochat_core.jobs import base_eval, chat, chat_eval_sft, sft
+from nanochat_core.jobs import base_eval, chat, chat_eval, sft
 from nanochat_core.jobs.common import StopRequest
 from nanochat_core.tokenizer.recipe import TokenizerRecipe
 from nanochat_core.tokenizer.tokenizer import Tokenizer
@@ -19,7 +19,7 @@ from nanochat_core.tokenizer.tokenizer import Tokenizer
 JOBS = {
     "base_eval": (base_eval, BaseEvalRecipe()),
     "sft": (sft, SFT),
-    "chat_eval_sft": (chat_eval_sft, ChatEvalRecipe()),
+    "chat_eval_sft": (chat_eval, ChatEvalRecipe()),
 }
 
 

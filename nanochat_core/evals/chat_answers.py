@@ -1,0 +1,200 @@
+"""How a chat model answers: by the likeliest letter, or in words.
+
+Shapes: B problems, T positions, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from nanochat_core.benchmarks.base import (
+    Benchmark,
+    CategoricalBenchmark,
+    GenerativeBenchmark,
+    prompt,
+)
+from nanochat_core.errors import ConfigError, DataError, TrainingError
+from nanochat_core.inference.engine import InferenceEngine
+from nanochat_core.inference.sampler import GREEDY
+from nanochat_core.model.gpt import GPT
+from nanochat_core.model.kv_cache import KVCache
+from nanochat_core.tokenizer.chat_format import MAX_TOKENS, parse_reply, render_prompt
+from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+GENERATION_FACTOR = 4
+"""A cached token takes a tenth or less of what a token of a training step does."""
+
+OnDone = Callable[[int], None]
+"""Told how many problems are settled; may be told the same number often, and may raise."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model answered to a problem, and its score from 0 to 1."""
+
+    index: int
+    reply: str
+    score: float
+    is_cropped: bool
+    """Whether the end of the question was cut off, since it is longer than the model reads."""
+
+
+def answer_problems(
+    engine: InferenceEngine,
+    benchmark: Benchmark,
+    indices: Sequence[int],
+    *,
+    batch_tokens: int,
+    max_new_tokens: int,
+    on_done: OnDone,
+) -> list[Answer]:
+    """Put problems to a model, each in a conversation of its own; in any order.
+
+    `batch_tokens` bounds the tokens of a batch, save that one problem always fits.
+    """
+    if isinstance(benchmark, CategoricalBenchmark):
+        return pick_letters(engine, benchmark, indices, batch_tokens=batch_tokens, on_done=on_done)
+    if isinstance(benchmark, GenerativeBenchmark):
+        return write_replies(
+            engine,
+            benchmark,
+            indices,
+            batch_tokens=batch_tokens,
+            max_new_tokens=max_new_tokens,
+            on_done=on_done,
+        )
+    raise ConfigError(f"the benchmark {benchmark.name} has neither letters nor scores for replies")
+
+
+def pick_letters(
+    engine: InferenceEngine,
+    benchmark: CategoricalBenchmark,
+    indices: Sequence[int],
+    *,
+    batch_tokens: int,
+    on_done: OnDone = lambda _: None,
+) -> list[Answer]:
+    """The letter of each problem with the largest logit right after `assistant_start`."""
+    model, tokenizer = engine.model, engine.tokenizer
+    letters = {index: _letter_tokens(benchmark, index, tokenizer) for index in indices}
+    answers: list[Answer] = []
+    for batch in _batches(engine, benchmark, indices, batch_tokens, extra=0):
+        logits_BV = last_logits(model, [tokens for _, tokens, _ in batch])
+        if logits_BV.isnan().any():
+            raise TrainingError(
+                f"the model's logits are NaN on {benchmark.name}; its weights are bad"
+            )
+        for (index, _, is_cropped), logits_V in zip(batch, logits_BV, strict=True):
+            tokens = letters[index]
+            best = int(logits_V[list(tokens.values())].argmax())  # the first one on ties
+            letter = list(tokens)[best]
+            score = float(letter == benchmark.answer(index))
+            answers.append(Answer(index, letter, score, is_cropped))
+        on_done(len(answers))
+    return answers
+
+
+def last_logits(model: GPT, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Logits (B, V) after the last token of each prompt, on the CPU.
+
+    Rows are padded on the right: attention is causal, so padding cannot change what is before it.
+    """
+    lengths = [len(tokens) for tokens in prompts]
+    rows = [[*tokens, *[0] * (max(lengths) - len(tokens))] for tokens in prompts]
+    with torch.inference_mode():
+        cache = KVCache(model.config, len(rows), max(lengths), model.compute_dtype, model.device)
+        tokens_BT = torch.tensor(rows, device=model.device)
+        # With a cache, the head need not see more than the last tokens: (B, T, V) can be GiBs.
+        logits_B1V = model.forward_cached(tokens_BT, cache, num_valid=lengths, last_only=True)
+        return logits_B1V[:, 0].float().cpu()
+
+
+def write_replies(
+    engine: InferenceEngine,
+    benchmark: GenerativeBenchmark,
+    indices: Sequence[int],
+    *,
+    batch_tokens: int,
+    max_new_tokens: int,
+    on_done: OnDone = lambda _: None,
+) -> list[Answer]:
+    """Greedy replies, tools included, and what the benchmark gives for them."""
+    answers: list[Answer] = []
+
+    def still_here() -> bool:
+        # Long replies take minutes: what `on_done` raises for a stop ends them in between.
+        on_done(len(answers))
+        return False
+
+    room = GENERATION_FACTOR * batch_tokens
+    for batch in _batches(engine, benchmark, indices, room, extra=max_new_tokens):
+        replies = engine.generate_replies(
+            [tokens for _, tokens, _ in batch],
+            GREEDY,
+            max_new_tokens=max_new_tokens,
+            stop_requested=still_here,
+        )
+        for (index, _, is_cropped), reply in zip(batch, replies, strict=True):
+            text = visible_text(engine.tokenizer, reply.tokens)
+            answers.append(Answer(index, text, benchmark.score(index, text), is_cropped))
+            on_done(len(answers))
+    return answers
+
+
+def visible_text(tokenizer: Tokenizer, reply: Sequence[int]) -> str:
+    """What a reader sees of a reply: its text, without code and tool output."""
+    parts = parse_reply(tokenizer, reply)
+    return "".join(part.text for part in parts if part.kind == "text").strip()
+
+
+def _letter_tokens(
+    benchmark: CategoricalBenchmark, index: int, tokenizer: Tokenizer
+) -> dict[str, int]:
+    """The token of each letter that a problem offers."""
+    tokens = {}
+    for letter in benchmark.letters(index):
+        ids = tokenizer.encode(letter)
+        if len(ids) != 1:
+            raise DataError(
+                f"problem {index} of {benchmark.name} offers the letter {letter!r}, which is "
+                f"{len(ids)} tokens of this tokenizer; expected letters of one token each: give "
+                "the choices other letters, or leave the benchmark out"
+            )
+        tokens[letter] = ids[0]
+    return tokens
+
+
+_Prompt = tuple[int, list[int], bool]
+"""Index of the problem, tokens, whether the end was cut off."""
+
+
+def _batches(
+    engine: InferenceEngine,
+    benchmark: Benchmark,
+    indices: Sequence[int],
+    batch_tokens: int,
+    *,
+    extra: int,
+) -> Iterator[list[_Prompt]]:
+    """Prompts of like length together, the longest first, so that memory peaks at once.
+
+    `extra` is how many tokens each may grow by.
+    """
+    prompts = [_prompt(engine, benchmark, index) for index in indices]
+    prompts.sort(key=lambda item: -len(item[1]))
+    first = 0
+    while first < len(prompts):
+        count = max(1, batch_tokens // (len(prompts[first][1]) + extra))
+        yield prompts[first : first + count]
+        first += count
+
+
+def _prompt(engine: InferenceEngine, benchmark: Benchmark, index: int) -> _Prompt:
+    # Half of what a small model can read stays free for the reply.
+    limit = min(MAX_TOKENS, engine.model.max_positions // 2)
+    asked = prompt(benchmark.conversation(index))
+    tokens = render_prompt(engine.tokenizer, asked, max_tokens=limit)
+    # A whole question ends with user_end, and then assistant_start.
+    is_cropped = tokens[-2] != engine.tokenizer.special_id("user_end")
+    return index, tokens, is_cropped

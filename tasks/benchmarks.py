@@ -1,0 +1,16 @@
+"""Station `benchmarks`: the files of official benchmarks, as their authors publish them."""
+
+from nanochat_core.config.job import StageOutput
+from nanochat_core.data.benchmark_files import copy_benchmark_files
+from nanochat_core.data.recipes import BenchmarksRecipe
+from tasks.stage import LOST_JOB_RETRIES, StageWork, stage
+
+CODE_VERSION = 1
+
+
+@stage("benchmarks", code_version=CODE_VERSION, retries=LOST_JOB_RETRIES)
+def benchmarks(work: StageWork) -> StageOutput:
+    """Copy the planned files into the store, verified."""
+    recipe = BenchmarksRecipe.model_validate(work.recipe)
+    (source,) = work.source_paths
+    return copy_benchmark_files(recipe, source, str(work.output), work.progress)
