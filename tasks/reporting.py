@@ -51,14 +51,11 @@ class ProgressBar:
             logger.warning("progress of %s not shown: %s", self.station, error)
 
 
-def publish_report(record: StageRecord, manifest: Manifest) -> None:
+def publish_report(record: StageRecord, page: str) -> None:
     """Store the stage's page: what it made, from what, with which numbers."""
+    description = f"{record.state}: {record.ref.short if record.ref else ''}"
     try:
-        create_markdown_artifact(
-            stage_markdown(record, manifest),
-            key=_key(record.station, "report"),
-            description=f"{record.state}: {manifest.ref.short}",
-        )
+        create_markdown_artifact(page, key=_key(record.station, "report"), description=description)
     except _SERVER_TROUBLE as error:
         logger.warning("report of %s not shown: %s", record.station, error)
 
@@ -82,7 +79,8 @@ def publish_run_report(run_id: str, records: Iterable[StageRecord]) -> None:
 
 
 def _key(station: str, what: str) -> str:
-    return f"{station.replace('_', '-')}-{what}"
+    """Of station and what is said of it; the report of the station `report` is just that."""
+    return what if station == what else f"{station.replace('_', '-')}-{what}"
 
 
 def stage_markdown(record: StageRecord, manifest: Manifest) -> str:

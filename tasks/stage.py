@@ -21,14 +21,14 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
 from nanochat_core.artifacts.store import ArtifactStore
-from nanochat_core.artifacts.types import ArtifactRef, Request
+from nanochat_core.artifacts.types import ArtifactRef, Manifest, Request
 from nanochat_core.config.base import Recipe
 from nanochat_core.config.execution import Execution
 from nanochat_core.config.job import JobSpec, StageOutput
 from nanochat_core.errors import JobLostError, StoreUnavailableError
 from nanochat_core.logs import Progress
 from tasks.listening import Listener, StageRecord, StageState, describe_metrics
-from tasks.reporting import ProgressBar, publish_report
+from tasks.reporting import ProgressBar, publish_report, stage_markdown
 
 LOST_JOB_RETRIES = 2
 _OUTPUT = "output-"
@@ -71,8 +71,11 @@ class StageCall:
 class StageWork:
     """What the function of a station gets: its recipe, its inputs and the folders to write to."""
 
-    def __init__(self, station: str, call: StageCall, folder: Path, inputs: dict[str, Path]):
-        self.station, self.call, self.inputs = station, call, inputs
+    def __init__(
+        self, station: str, call: StageCall, folder: Path, input_refs: Mapping[str, ArtifactRef]
+    ) -> None:
+        self.station, self.call, self.input_refs = station, call, dict(input_refs)
+        self.inputs: Mapping[str, Path] = InputFolders(call.run.store, self.input_refs)
         self.recipe, self.execution = call.recipe, call.execution
         self.source_paths = call.source_paths
         self.work = folder / "work"
@@ -95,6 +98,25 @@ class StageWork:
             work_folder=str(self.work),
             output_folder=str(self.output),
         )
+
+
+class InputFolders(Mapping[str, Path]):
+    """Folders of the inputs by name; one is fetched and verified when it is first asked for."""
+
+    def __init__(self, store: ArtifactStore, refs: Mapping[str, ArtifactRef]) -> None:
+        self._store, self._refs = store, refs
+        self._folders: dict[str, Path] = {}
+
+    def __getitem__(self, name: str) -> Path:
+        if name not in self._folders:
+            self._folders[name] = self._store.materialize(self._refs[name])
+        return self._folders[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._refs)
+
+    def __len__(self) -> int:
+        return len(self._refs)
 
 
 class StageReport:
@@ -129,14 +151,29 @@ class _PassedOnProgress(Progress):
 
 
 MakeFunction = Callable[[StageWork], StageOutput]
+PageFunction = Callable[[StageCall, StageRecord, Manifest], str]
+"""The Markdown that Prefect shows of a finished stage, made, resumed or cached."""
+
+
+def stage_page(_call: StageCall, record: StageRecord, manifest: Manifest) -> str:
+    """What is shown of a stage that has no page of its own."""
+    return stage_markdown(record, manifest)
 
 
 class Stage:
     """A station as a Prefect task; calling it gives a reference to its artifact."""
 
-    def __init__(self, station: str, code_version: int, make: MakeFunction, retries: int) -> None:
+    def __init__(
+        self,
+        station: str,
+        code_version: int,
+        make: MakeFunction,
+        *,
+        retries: int = 0,
+        page: PageFunction = stage_page,
+    ) -> None:
         self.station, self.code_version = station, code_version
-        self._make = make
+        self._make, self._page = make, page
         self._task: Task[..., Any] = Task(
             self._body,
             name=station,
@@ -217,8 +254,7 @@ class Stage:
         store = call.run.store
         # Only the first attempt of a forced stage starts afresh: a retry resumes its own work.
         folder = store.generation(request, fresh=call.force and call.attempts == 1)
-        paths = {name: store.materialize(ref) for name, ref in inputs.items()}
-        work = StageWork(self.station, call, folder, paths)
+        work = StageWork(self.station, call, folder, inputs)
         if work.work.exists() and any(work.work.iterdir()):
             call.state = "resumed"
         work.work.mkdir(parents=True, exist_ok=True)
@@ -249,17 +285,20 @@ class Stage:
         record = StageRecord(
             station=self.station, state=call.state, seconds=time.monotonic() - start, ref=ref
         )
-        publish_report(record, call.run.store.manifest(ref))
+        publish_report(record, self._page(call, record, call.run.store.manifest(ref)))
 
 
-def stage(station: str, *, code_version: int, retries: int = 0) -> Callable[[MakeFunction], Stage]:
+def stage(
+    station: str, *, code_version: int, retries: int = 0, page: PageFunction = stage_page
+) -> Callable[[MakeFunction], Stage]:
     """Make a station of a function that writes `work.output` and says what it wrote.
 
     `code_version` is part of the fingerprint: raise it when the function computes something else.
+    `page` makes what Prefect shows of it; the default lists numbers, inputs and files.
     """
 
     def decorate(make: MakeFunction) -> Stage:
-        return Stage(station, code_version, make, retries)
+        return Stage(station, code_version, make, retries=retries, page=page)
 
     return decorate
 
