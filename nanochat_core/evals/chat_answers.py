@@ -19,7 +19,7 @@ from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.sampler import GREEDY
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.kv_cache import KVCache
-from nanochat_core.tokenizer.chat_format import MAX_TOKENS, parse_reply, render_prompt
+from nanochat_core.tokenizer.chat_format import MAX_TOKENS, render_prompt, visible_text
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 GENERATION_FACTOR = 4
@@ -140,12 +140,6 @@ def write_replies(
             answers.append(Answer(index, text, benchmark.score(index, text), is_cropped))
             on_done(len(answers))
     return answers
-
-
-def visible_text(tokenizer: Tokenizer, reply: Sequence[int]) -> str:
-    """What a reader sees of a reply: its text, without code and tool output."""
-    parts = parse_reply(tokenizer, reply)
-    return "".join(part.text for part in parts if part.kind == "text").strip()
 
 
 def _letter_tokens(

@@ -3,13 +3,13 @@
 Shapes: B batch, T prompt columns, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from nanochat_core.errors import ConfigError
-from nanochat_core.inference.sampler import Sampler, SamplingSettings
+from nanochat_core.inference.sampler import Sampler, SamplingSettings, pick_each
 from nanochat_core.inference.sequences import ActiveSequence
 from nanochat_core.inference.streaming import Piece, ReplyDecoder
 from nanochat_core.inference.tools import ToolCalls
@@ -19,6 +19,14 @@ from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 CACHE_STEP = 128
 """A cache grows by this many tokens, so that short replies do not pay for long ones."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The tokens of a reply, and of each whether the model sampled it or a tool made it."""
+
+    tokens: list[int]
+    is_sampled: list[bool]
 
 
 class InferenceEngine:
@@ -85,15 +93,37 @@ class InferenceEngine:
         settings: SamplingSettings,
         *,
         max_new_tokens: int,
+        seeds: Sequence[int] | None = None,
     ) -> list[list[int]]:
-        """Replies to prompts of any lengths; prompt i samples with `seed + i`."""
+        """Replies to prompts of any lengths; prompt i samples with `seeds[i]`, or `seed + i`."""
+        replies = self.generate_replies(
+            prompts, settings, max_new_tokens=max_new_tokens, seeds=seeds
+        )
+        return [reply.tokens for reply in replies]
+
+    def generate_replies(
+        self,
+        prompts: Sequence[Sequence[int]],
+        settings: SamplingSettings,
+        *,
+        max_new_tokens: int,
+        seeds: Sequence[int] | None = None,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> list[Reply]:
+        """`generate_batch`, with word of which tokens were sampled.
+
+        `stop_requested` is asked after each token of the batch; replies end there when it says so.
+        """
+        if seeds is None:
+            seeds = [settings.seed + i for i in range(len(prompts))]
         sequences = [
-            self._sequence(prompt, replace(settings, seed=settings.seed + i), max_new_tokens)
-            for i, prompt in enumerate(prompts)
+            self._sequence(prompt, replace(settings, seed=seed), max_new_tokens)
+            for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         for _ in self._steps(sequences):
-            pass
-        return [sequence.reply for sequence in sequences]
+            if stop_requested():
+                break
+        return [Reply(sequence.reply, sequence.is_sampled) for sequence in sequences]
 
     def _sequence(
         self, prompt: Sequence[int], settings: SamplingSettings, max_new_tokens: int
@@ -133,20 +163,24 @@ class InferenceEngine:
             yield
 
     def _prefill(self, sequences: list[ActiveSequence]) -> tuple[KVCache, torch.Tensor]:
-        lengths = [len(sequence.prompt) for sequence in sequences]
+        """Read each different prompt once; sequences that share it get a copy of its cache."""
+        prompts = list(dict.fromkeys(tuple(sequence.prompt) for sequence in sequences))
+        lengths = [len(prompt) for prompt in prompts]
         longest, device = max(lengths), self.model.device
-        rows = [s.prompt + [0] * (longest - len(s.prompt)) for s in sequences]
+        rows = [[*prompt, *[0] * (longest - len(prompt))] for prompt in prompts]
+        room = min(CACHE_STEP, max(sequence.max_new_tokens for sequence in sequences))
         cache = KVCache(
-            self.model.config,
-            len(sequences),
-            longest + CACHE_STEP,
-            self.model.compute_dtype,
-            device,
+            self.model.config, len(rows), longest + room, self.model.compute_dtype, device
         )
         logits_B1V = self.model.forward_cached(
             torch.tensor(rows, device=device), cache, num_valid=lengths, last_only=True
         )
-        return cache, logits_B1V[:, 0]
+        if len(prompts) == len(sequences):
+            return cache, logits_B1V[:, 0]
+        row_of = {prompt: row for row, prompt in enumerate(prompts)}
+        copies = [row_of[tuple(sequence.prompt)] for sequence in sequences]
+        cache.keep(copies)
+        return cache, logits_B1V[copies, 0]
 
     def _decode(self, sequences: list[ActiveSequence], cache: KVCache) -> torch.Tensor:
         if cache.room == 0:
@@ -157,14 +191,15 @@ class InferenceEngine:
 
 
 def _extend(sequences: list[ActiveSequence], logits_BV: torch.Tensor) -> None:
-    """Append one token to each; greedy ones are picked where the logits are."""
-    if not all(sequence.is_greedy for sequence in sequences):
-        on_cpu_BV = logits_BV.cpu()
-    greedy_B = logits_BV.argmax(dim=-1).tolist()
-    for row, sequence in enumerate(sequences):
+    """Append one token to each: the tool's next one, or one that its sampler picks."""
+    rows = [row for row, sequence in enumerate(sequences) if not sequence.forced]
+    for sequence in sequences:
         if sequence.forced:
             sequence.append_forced()
-        elif sequence.is_greedy:
-            sequence.append_sampled(greedy_B[row])
-        else:
-            sequence.append_sampled(sequence.sampler.pick(on_cpu_BV[row]))
+    if not rows:
+        return
+    if len(rows) < len(sequences):
+        logits_BV = logits_BV[rows]
+    samplers = [sequences[row].sampler for row in rows]
+    for row, token in zip(rows, pick_each(logits_BV, samplers), strict=True):
+        sequences[row].append_sampled(token)

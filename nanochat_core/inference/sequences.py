@@ -11,6 +11,7 @@ from nanochat_core.inference.tools import ToolCalls
 class ActiveSequence:
     """Tokens of a prompt and a reply; `forced` ones come next, before anything is sampled.
 
+    `is_sampled` says of each token of the reply whether the model picked it, or a tool made it.
     `is_stopped`: ended by a stop token, which is not part of the reply; `is_done`: by that, by
     `max_new_tokens` sampled ones, or by `max_length` in all.
     """
@@ -22,14 +23,10 @@ class ActiveSequence:
     max_new_tokens: int
     max_length: int
     reply: list[int] = field(default_factory=list)
+    is_sampled: list[bool] = field(default_factory=list)
     forced: deque[int] = field(default_factory=deque)
     num_sampled: int = 0
     is_stopped: bool = False
-
-    @property
-    def is_greedy(self) -> bool:
-        """Whether the most likely token is always taken."""
-        return self.sampler.settings.temperature == 0.0
 
     @property
     def is_done(self) -> bool:
@@ -41,6 +38,7 @@ class ActiveSequence:
     def append_forced(self) -> None:
         """Append the next token that a tool made."""
         self.reply.append(self.forced.popleft())
+        self.is_sampled.append(False)
 
     def append_sampled(self, token: int) -> None:
         """Append a token of the model's, or stop at a stop token."""
@@ -49,4 +47,5 @@ class ActiveSequence:
             self.is_stopped = True
             return
         self.reply.append(token)
+        self.is_sampled.append(True)
         self.forced.extend(self.tools.see(token))

@@ -1,9 +1,9 @@
-"""What pretraining and fine-tuning share: build the state, resume it, train it, hand over files."""
+"""What all training shares: build the state, resume it, train it, hand over files."""
 
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from nanochat_core.training.compiling import loss_function
 from nanochat_core.training.hooks import (
     METRICS_ATTACHMENT,
     CheckpointHook,
+    EvaluationHook,
     MetricsHook,
-    ValidationHook,
+    RewardHook,
 )
 from nanochat_core.training.loop import Hook, Trainer
 from nanochat_core.training.loss_scale import LossScale
@@ -82,10 +83,20 @@ class TrainingRun:
         batches: Callable[[int], Sequence[MicroBatch]],
         stop: Callable[[], bool],
         validate: Callable[[], float] | None = None,
+        more_hooks: Sequence[Hook] = (),
+        *,
+        rewards: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
-        """Resume from the newest checkpoint, if there is one, and train to the end."""
+        """Resume from the newest checkpoint, if there is one, and train to the end.
+
+        `more_hooks` come after the checkpoint: what they do is never lost work. `rewards` says what
+        the last step's rollouts were like, where there are any.
+        """
         writer = self._checkpoint_writer()
         self._resume(writer)
+        hooks = [*self._metrics_hooks(rewards), self._checkpoint_hook(writer)]
+        if validate is not None:
+            hooks.append(self._validation_hook(validate))
         trainer = Trainer(
             num_steps=self.plan.num_steps,
             schedule=self.plan.schedule,
@@ -93,9 +104,28 @@ class TrainingRun:
             batches=batches,
             ranks=self.ranks,
             stop_requested=stop,
-            hooks=self._hooks(writer, validate),
+            hooks=[*hooks, *more_hooks],
         )
         trainer.train(self.state)
+
+    def evaluation_hook(
+        self,
+        evaluate: Callable[[], Mapping[str, float]],
+        name: str,
+        every: int,
+        *,
+        at_ends: bool = False,
+    ) -> EvaluationHook:
+        """A hook whose values go to this run's metrics.jsonl, once for each step."""
+        return EvaluationHook(
+            evaluate,
+            name,
+            self._metrics_path,
+            self.ranks,
+            every,
+            num_steps=self.plan.num_steps,
+            at_ends=at_ends,
+        )
 
     def final_checkpoint(self) -> Checkpoint:
         """The checkpoint of the last step."""
@@ -131,32 +161,37 @@ class TrainingRun:
         if self.ranks.rank == 0:
             metrics_path.write_bytes(history)
 
-    def _hooks(self, writer: CheckpointWriter, validate: Callable[[], float] | None) -> list[Hook]:
-        execution, leader = self.spec.execution, self.ranks.rank == 0
-        metrics_path = self.work_folder / METRICS_FILE
-        lines = JsonLines(metrics_path) if leader else None
-        hooks: list[Hook] = []
-        if lines is not None:
-            progress = Progress(self.work_folder / PROGRESS_FILE, self.plan.num_steps, "steps")
-            hooks.append(
-                MetricsHook(
-                    lines=lines,
-                    progress=progress,
-                    num_steps=self.plan.num_steps,
-                    tokens_per_step=self.plan.tokens_per_step,
-                    flops_per_token=self.plan.flops_per_token,
-                    peak_flops=peak_flops(self.ranks),
-                    log_every=execution.log_every,
-                )
+    @property
+    def _metrics_path(self) -> Path | None:
+        """Where rank 0 writes its metrics; the others write none."""
+        return self.work_folder / METRICS_FILE if self.ranks.rank == 0 else None
+
+    def _metrics_hooks(self, rewards: Callable[[], Mapping[str, float]] | None) -> list[Hook]:
+        if self._metrics_path is None:
+            return []
+        lines, log_every = JsonLines(self._metrics_path), self.spec.execution.log_every
+        progress = Progress(self.work_folder / PROGRESS_FILE, self.plan.num_steps, "steps")
+        if rewards is not None:
+            return [RewardHook(lines, progress, self.plan.num_steps, log_every, rewards)]
+        return [
+            MetricsHook(
+                lines=lines,
+                progress=progress,
+                num_steps=self.plan.num_steps,
+                tokens_per_step=self.plan.tokens_per_step,
+                flops_per_token=self.plan.flops_per_token,
+                peak_flops=peak_flops(self.ranks),
+                log_every=log_every,
             )
-        hooks.append(
-            CheckpointHook(
-                writer, self.ranks, execution.checkpoint_every, metrics_path if leader else None
-            )
-        )
-        if validate is not None:
-            hooks.append(ValidationHook(validate, lines, execution.eval_every))
-        return hooks
+        ]
+
+    def _checkpoint_hook(self, writer: CheckpointWriter) -> CheckpointHook:
+        every = self.spec.execution.checkpoint_every
+        return CheckpointHook(writer, self.ranks, every, self._metrics_path)
+
+    def _validation_hook(self, validate: Callable[[], float]) -> EvaluationHook:
+        every = self.spec.execution.eval_every
+        return self.evaluation_hook(lambda: {"val/bpb": validate()}, "val/bpb", every)
 
 
 def build_state(model: GPT, groups: list[ParamGroup], ranks: Ranks, spec: JobSpec) -> TrainState:

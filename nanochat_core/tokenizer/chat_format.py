@@ -100,6 +100,12 @@ def parse_reply(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+def visible_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """What a reader sees of a reply: its text, without code and tool output."""
+    parts = parse_reply(tokenizer, ids)
+    return "".join(part.text for part in parts if part.kind == "text").strip()
+
+
 def _merged_turns(conversation: Conversation) -> tuple[Message, ...]:
     # The chat format has no system role: its text stands before the first question.
     system, turns = conversation.system, conversation.turns

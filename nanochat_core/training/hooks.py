@@ -1,11 +1,14 @@
-"""Hooks of the training loop: metrics, progress, checkpoints, validation."""
+"""Hooks of the training loop: metrics, progress, checkpoints, evaluations."""
 
+import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from nanochat_core.distributed.collectives import agree_any
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import TrainingError
 from nanochat_core.logs import JsonLines, Progress
@@ -60,6 +63,43 @@ class MetricsHook:
 
 
 @dataclass
+class RewardHook:
+    """Writes metrics.jsonl (rank 0) of reinforcement learning, and the progress.
+
+    `measured` gives what the rollouts of the last step were like, `rl/reward` among it.
+    """
+
+    lines: JsonLines
+    progress: Progress
+    num_steps: int
+    log_every: int
+    measured: Callable[[], Mapping[str, float]]
+
+    def after_step(self, state: TrainState, metrics: StepMetrics) -> None:
+        """Every step updates the progress; every `log_every` steps write a line."""
+        values = self.measured()
+        message = f"reward {values['rl/reward']:.3f}"
+        self.progress.update(state.step, message)
+        if state.step % self.log_every and state.step != self.num_steps:
+            return
+        log.info("step %d of %d: %s", state.step, self.num_steps, message)
+        self.lines.write(
+            {
+                "step": state.step,
+                "total_training_time": round(state.training_seconds, 3),
+                **values,
+                "train/loss": metrics.loss_nats,
+                "train/lrm": metrics.rates.lr_multiplier,
+                "train/dt": metrics.seconds,
+            }
+        )
+
+    def at_end(self, state: TrainState) -> None:
+        """No line follows."""
+        self.lines.close()
+
+
+@dataclass
 class CheckpointHook:
     """Saves every `every` steps and at the end; put it before any evaluation."""
 
@@ -83,7 +123,7 @@ class CheckpointHook:
             raise TrainingError(
                 f"weights or loss are not finite after step {state.step}, so it was not saved. "
                 "The last good checkpoint is kept; lower the learning rates "
-                "(pretrain.optimizer.lr_scale, sft.lr_scale) or use float32"
+                "(pretrain.optimizer.lr_scale, sft.lr_scale, rl.lr_scale) or use float32"
             )
         attachments = {}
         if self.metrics_path is not None and self.metrics_path.exists():
@@ -97,22 +137,57 @@ class CheckpointHook:
 
 
 @dataclass
-class ValidationHook:
-    """Logs `val/bpb` every `every` steps; -1 is never."""
+class EvaluationHook:
+    """Logs what `evaluate` measures every `every` steps (-1: never); put it after the checkpoint.
 
-    evaluate: Callable[[], float]
-    lines: JsonLines | None
+    `evaluate` runs on every rank and gives the same names each time, of which `name` is one; rank 0
+    alone has a `metrics_path`. `at_ends`: also before the first step and after the last. A resume
+    asks again for what the checkpoint's metrics lack.
+    """
+
+    evaluate: Callable[[], Mapping[str, float]]
+    name: str
+    metrics_path: Path | None
+    ranks: Ranks
     every: int
+    num_steps: int
+    at_ends: bool = False
+
+    def at_start(self, state: TrainState) -> None:
+        """Make up for what was measured after the checkpoint had been written."""
+        self._evaluate_if_due(state)
 
     def after_step(self, state: TrainState, metrics: StepMetrics) -> None:
-        """Evaluate when it is due."""
-        if self.every > 0 and state.step % self.every == 0:
-            self._evaluate(state)
+        """Evaluate when it is due; the last step is not over before its weights are saved."""
+        if state.step < self.num_steps:
+            self._evaluate_if_due(state)
 
     def at_end(self, state: TrainState) -> None:
-        """The evaluation station measures the final model."""
+        """Evaluate the last step, which is saved by now."""
+        if state.step == self.num_steps:
+            self._evaluate_if_due(state)
 
-    def _evaluate(self, state: TrainState) -> None:
-        bits_per_byte = self.evaluate()
-        if self.lines is not None:
-            self.lines.write({"step": state.step, "val/bpb": bits_per_byte})
+    def _evaluate_if_due(self, state: TrainState) -> None:
+        if not self._is_due(state.step) or self._is_recorded(state.step):
+            return
+        values = self.evaluate()
+        if self.metrics_path is not None:
+            with closing(JsonLines(self.metrics_path)) as lines:
+                lines.write({"step": state.step, **values})
+
+    def _is_due(self, step: int) -> bool:
+        if self.every < 0:
+            return False
+        if step in (0, self.num_steps) and self.at_ends:
+            return True
+        return step > 0 and step % self.every == 0
+
+    def _is_recorded(self, step: int) -> bool:
+        own = self.metrics_path is not None and has_line(self.metrics_path, step, self.name)
+        return agree_any(own, self.ranks)
+
+
+def has_line(path: Path, step: int, name: str) -> bool:
+    """Whether metrics.jsonl has a value of that name at that step."""
+    lines = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return any(values["step"] == step and name in values for values in lines)

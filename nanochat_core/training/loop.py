@@ -1,10 +1,11 @@
 """The training loop: step, account, then hooks in the order that the job wrote them."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -21,6 +22,8 @@ from nanochat_core.training.step import (
     rates_at,
     train_step,
 )
+
+log = logging.getLogger(__name__)
 
 WARM_STEPS = 10
 """Steps of a process that do not count as training time: compilation happens in them."""
@@ -45,9 +48,24 @@ class Hook(Protocol):
         """Called once, when training ends or is asked to stop."""
 
 
+@runtime_checkable
+class StartingHook(Protocol):
+    """A hook that also looks at the state before the first step of this process."""
+
+    def at_start(self, state: TrainState) -> None:
+        """Called once; after a resume `state.step` is the step of the checkpoint.
+
+        What the other process did after it had saved that step is lost: do it again here.
+        """
+
+
 @dataclass(frozen=True)
 class Trainer:
-    """The fixed parts of a run; all that changes is in `TrainState`."""
+    """The fixed parts of a run; all that changes is in `TrainState`.
+
+    `batches` and hooks may raise JobStoppedError, on all ranks alike: a step that has no batches
+    yet leaves no trace.
+    """
 
     num_steps: int
     schedule: ScheduleRecipe
@@ -59,18 +77,27 @@ class Trainer:
 
     def train(self, state: TrainState) -> None:
         """Run until the last step; JobStoppedError after a stop request, once hooks have saved."""
-        gradients = GradientSum(list(state.model.parameters()))
-        first_step = state.step
-        stopped = False
-        while state.step < self.num_steps and not stopped:
-            metrics = self._step(state, gradients, warm=state.step - first_step < WARM_STEPS)
-            for hook in self.hooks:
-                hook.after_step(state, metrics)
-            stopped = agree_any(self.stop_requested(), self.ranks)
+        try:
+            self._run(state)
+        except JobStoppedError as stopped:
+            log.info("%s", stopped)
         for hook in self.hooks:
             hook.at_end(state)
         if state.step < self.num_steps:
             raise JobStoppedError(f"stopped on request after step {state.step}")
+
+    def _run(self, state: TrainState) -> None:
+        gradients = GradientSum(list(state.model.parameters()))
+        first_step = state.step
+        for hook in self.hooks:
+            if isinstance(hook, StartingHook):
+                hook.at_start(state)
+        while state.step < self.num_steps:
+            metrics = self._step(state, gradients, warm=state.step - first_step < WARM_STEPS)
+            for hook in self.hooks:
+                hook.after_step(state, metrics)
+            if agree_any(self.stop_requested(), self.ranks):
+                break
 
     def _step(self, state: TrainState, gradients: GradientSum, *, warm: bool) -> StepMetrics:
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Recipes of the two training stations so far (torch-free)."""
+"""Recipes of the training stations (torch-free)."""
 
 from typing import Annotated, Literal
 
@@ -15,7 +15,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class DataOrderRecipe(Recipe):
-    """How documents become rows and in which order rows are read (DESIGN section 5)."""
+    """How documents become rows and in which order rows are read."""
 
     packing: Literal["split", "crop"] = Field(
         "split", description="split keeps every token; crop is the reference's policy"
@@ -45,6 +45,7 @@ class PretrainRecipe(Recipe):
     tokens_per_step: Count | Auto = Field("auto", description="auto: Power Lines, arXiv:2505.13738")
     scale_weight_decay: bool = Field(True, description="constant T_epoch, arXiv:2405.13698")
     compute_dtype: ComputeDtype = "auto"
+    fp8: bool = Field(False, description="large matrix products of training in 8 bits (H100)")
     seed: int = Field(42, ge=0, description="of the initial weights")
     optimizer: OptimizerRecipe = OptimizerRecipe()
     schedule: ScheduleRecipe = ScheduleRecipe()
@@ -95,5 +96,56 @@ class SftRecipe(Recipe):
             raise ConfigError(
                 f"sft got both epochs={self.epochs} and num_iterations={self.num_iterations}; "
                 "give one of them, the other follows"
+            )
+        return self
+
+
+RL_SCHEDULE = ScheduleRecipe(
+    warmup_steps=0,
+    warmdown_fraction=1.0,
+    final_lr_fraction=0.0,
+    momentum_start=0.95,
+    momentum_peak=0.95,
+    momentum_ramp_steps=0,
+    momentum_end=0.95,
+    cosine_weight_decay=False,
+)
+"""Rates fall linearly to 0; momentum is constant (RECIPE section 6)."""
+
+
+class RlRecipe(Recipe):
+    """Reinforcement learning on problems whose answers can be judged: RECIPE section 6."""
+
+    task: Literal["gsm8k", "sums"] = Field("gsm8k", description="the problems, and their reward")
+    problems: int = Field(7_473, ge=1, description="training problems at most; sums are made")
+    questions_per_step: int = Field(16, ge=1)
+    samples_per_question: int = Field(16, ge=2)
+    normalise_group: int = Field(8, ge=1, description="samples whose tokens share one mean")
+    temperature: float = Field(1.0, gt=0)
+    top_k: int = Field(50, ge=0, description="0 keeps every token")
+    max_new_tokens: int = Field(256, ge=1, description="sampled tokens of one reply")
+    num_iterations: Count | Auto = Field("auto", description="auto: each problem once")
+    wte_lr: float = Field(0.2, ge=0)
+    value_embedding_lr: float = Field(0.1, ge=0)
+    head_lr: float = Field(0.004, ge=0)
+    matrix_lr: float = Field(0.02, ge=0)
+    resid_lr: float = Field(0.005, ge=0)
+    x0_lr: float = Field(0.5, ge=0)
+    smear_lr: float = Field(0.2, ge=0)
+    lr_scale: float = Field(0.05, gt=0, description="times every rate")
+    schedule: ScheduleRecipe = RL_SCHEDULE
+    pass_at_k: int = Field(8, ge=1, description="samples of each test question")
+    pass_at_k_questions: int = Field(400, ge=1, description="test questions at most")
+    seed: int = Field(42, ge=0, description="of made problems, their order and all sampling")
+    compute_dtype: ComputeDtype = "auto"
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> "RlRecipe":
+        if self.samples_per_question % self.normalise_group:
+            whole = max(self.samples_per_question // self.normalise_group, 1)
+            raise ConfigError(
+                f"rl.samples_per_question={self.samples_per_question} is not a multiple of "
+                f"rl.normalise_group={self.normalise_group}; use "
+                f"{whole * self.normalise_group} samples, or another group"
             )
         return self

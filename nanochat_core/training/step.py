@@ -3,8 +3,9 @@
 B rows of a micro-batch, T sequence length.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 
@@ -19,8 +20,18 @@ from nanochat_core.optim.schedules import (
 )
 from nanochat_core.training.state import TrainState
 
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""(inputs (B, T), targets (B, T)) -> summed cross entropy in nats, float32 scalar."""
+
+class LossFunction(Protocol):
+    """The loss of a micro-batch, a float32 scalar in nats."""
+
+    def __call__(
+        self,
+        inputs_BT: torch.Tensor,
+        targets_BT: torch.Tensor,
+        token_weights_BT: torch.Tensor | None = None,
+        /,
+    ) -> torch.Tensor:
+        """The sum of the cross entropies of all targets, each times its weight if there are any."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +39,26 @@ class MicroBatch:
     """One forward and backward pass of one rank.
 
     `loss_weight` turns the summed loss into this micro-batch's share of the step's mean, so that
-    the shares of all micro-batches on all ranks add up to the loss.
+    the shares of all micro-batches on all ranks add up to the loss. `token_weights_BT` (float32)
+    weighs every target by itself before that. Where all of those are 0, `has_gradient` may be
+    False: the pass is left out, and counts as the zeros that it would have given.
     """
 
     inputs_BT: torch.Tensor
     targets_BT: torch.Tensor
     loss_weight: float
+    token_weights_BT: torch.Tensor | None = None
+    has_gradient: bool = True
+
+    def to(self, device: torch.device) -> "MicroBatch":
+        """The same micro-batch on a device."""
+        weights_BT = self.token_weights_BT
+        return replace(
+            self,
+            inputs_BT=self.inputs_BT.to(device),
+            targets_BT=self.targets_BT.to(device),
+            token_weights_BT=None if weights_BT is None else weights_BT.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -71,7 +96,12 @@ def train_step(
     scale = state.loss_scale.scale
     loss = torch.zeros((), device=ranks.device)
     for batch in micro_batches:
-        share = loss_function(batch.inputs_BT, batch.targets_BT) * batch.loss_weight
+        if not batch.has_gradient:
+            _set_zero_gradients(state)
+            gradients.add()
+            continue
+        tensors = (batch.inputs_BT, batch.targets_BT, batch.token_weights_BT)
+        share = loss_function(*tensors) * batch.loss_weight
         (share * scale if state.loss_scale.enabled else share).backward()  # type: ignore[no-untyped-call]
         gradients.add()
         loss += share.detach()
@@ -87,6 +117,11 @@ def train_step(
     state.loss_scale.update(overflowed=overflowed)
     state.optimizer.zero_grad()
     return loss
+
+
+def _set_zero_gradients(state: TrainState) -> None:
+    for parameter in state.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
 
 
 def _any_not_finite(state: TrainState) -> bool:

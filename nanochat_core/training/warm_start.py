@@ -1,7 +1,7 @@
-"""Fine-tuning starts from a base model's rates: RECIPE section 6."""
+"""The optimizers of fine-tuning and RL, beside that of the base model: RECIPE section 6."""
 
 from nanochat_core.optim.recipe import OptimizerRecipe
-from nanochat_core.training.recipes import SftRecipe
+from nanochat_core.training.recipes import RlRecipe, SftRecipe
 
 
 def sft_optimizer(base: OptimizerRecipe, recipe: SftRecipe) -> OptimizerRecipe:
@@ -27,3 +27,22 @@ def sft_optimizer(base: OptimizerRecipe, recipe: SftRecipe) -> OptimizerRecipe:
             "scalar_lr_scale": 1.0,
         }
     )
+
+
+def rl_optimizer(base: OptimizerRecipe, recipe: RlRecipe) -> OptimizerRecipe:
+    """The recipe's own rates; betas and decay of the AdamW groups are the base model's.
+
+    Muon decay is off, and no scale of the base model's is inherited.
+    """
+    rates = {
+        "head": recipe.head_lr,
+        "wte": recipe.wte_lr,
+        "value_embeddings": recipe.value_embedding_lr,
+        "resid": recipe.resid_lr,
+        "x0": recipe.x0_lr,
+        "smear": recipe.smear_lr,
+    }
+    groups = {name: getattr(base, name).model_copy(update={"lr": lr}) for name, lr in rates.items()}
+    matrices = base.matrices.model_copy(update={"lr": recipe.matrix_lr, "weight_decay": 0.0})
+    scales = {"lr_scale": recipe.lr_scale, "scalar_lr_scale": 1.0}
+    return base.model_copy(update={**groups, **scales, "matrices": matrices})

@@ -17,10 +17,10 @@ from nanochat_core.conversation.identity import ModelFacts
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import DataError, TrainingError
 from nanochat_core.evals.chat import BenchmarkResult, ChatResult, ProblemResult, evaluate_chat
-from nanochat_core.evals.chat_answers import last_logits, pick_letters, visible_text, write_replies
+from nanochat_core.evals.chat_answers import last_logits, pick_letters, write_replies
 from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.sampler import GREEDY
-from nanochat_core.tokenizer.chat_format import render_prompt
+from nanochat_core.tokenizer.chat_format import render_prompt, visible_text
 
 FACTS = ModelFacts(
     name="Ada",

@@ -104,6 +104,41 @@ def test_a_batch_gives_each_prompt_what_it_gets_alone(settings: SamplingSettings
     assert engine.generate_batch([], settings, max_new_tokens=5) == []
 
 
+def test_prompts_that_are_given_several_times_get_what_they_get_alone() -> None:
+    engine = random_engine()
+    prompts = [random_tokens(engine.model.config, 1, n, seed=n)[0].tolist() for n in (7, 3)]
+    seeds = [5, 6, 5, 8]
+    asked = [prompts[0], prompts[1], prompts[0], prompts[0]]
+    settings = SamplingSettings(0.9, top_k=40)
+    replies = engine.generate_batch(asked, settings, max_new_tokens=15, seeds=seeds)
+    for prompt, seed, reply in zip(asked, seeds, replies, strict=True):
+        own = SamplingSettings(0.9, top_k=40, seed=seed)
+        assert reply == list(engine.generate_ids(prompt, own, max_new_tokens=15))
+    assert replies[0] == replies[2] != replies[3]
+
+
+def test_a_reply_says_which_tokens_the_model_sampled() -> None:
+    engine = scripted_engine("?", "s", "python_start", "6", "*", "7", "python_end", "x", "bos")
+    asked = [TOKENIZER.encode("?"), TOKENIZER.encode("s?")]
+    for reply in engine.generate_replies(asked, GREEDY, max_new_tokens=7):
+        assert TOKENIZER.decode(reply.tokens) == (
+            "s<|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>"
+        )
+        assert reply.is_sampled == [True] * 6 + [False] * 4
+
+
+def test_a_stop_request_ends_every_reply_of_a_batch() -> None:
+    engine = scripted_engine("a", "b", "c", "d", "e", "f", "assistant_end")
+    answers = iter([False, True])
+    replies = engine.generate_replies(
+        [TOKENIZER.encode(text) for text in ("a", "b", "f")],
+        GREEDY,
+        max_new_tokens=9,
+        stop_requested=lambda: next(answers),
+    )
+    assert [TOKENIZER.decode(reply.tokens) for reply in replies] == ["bc", "cd", ""]
+
+
 def test_a_batch_goes_on_when_some_rows_have_ended() -> None:
     engine = scripted_engine("a", "b", "c", "d", "e", "f", "assistant_end")
     prompts = [TOKENIZER.encode(text) for text in ("e", "xa", "d", "b")]

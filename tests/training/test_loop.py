@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,12 @@ from nanochat_core.training.checkpoint_files import newest_checkpoint
 from nanochat_core.training.checkpoints import CheckpointWriter
 from nanochat_core.training.compiling import loss_function
 from nanochat_core.training.groups import build_groups
-from nanochat_core.training.hooks import CheckpointHook, MetricsHook
+from nanochat_core.training.hooks import (
+    METRICS_ATTACHMENT,
+    CheckpointHook,
+    EvaluationHook,
+    MetricsHook,
+)
 from nanochat_core.training.loop import Hook, Trainer
 from nanochat_core.training.loss_scale import LossScale
 from nanochat_core.training.state import LOSS_EMA_BETA, TrainState
@@ -177,3 +183,104 @@ def test_metrics_carry_the_names_of_the_reference(tmp_path: Path) -> None:
     for name in ("train/lrm", "train/dt", "train/tok_per_sec", "train/mfu"):
         assert f'"{name}"' in lines[0]
     assert '"done": 4' in (tmp_path / "progress.json").read_text()
+
+
+class DiesError(Exception):
+    """Stands for a process that is killed."""
+
+
+@pytest.mark.parametrize("dies_in", [4, 8])
+@pytest.mark.parametrize("dies_after", [False, True], ids=["before its line", "after its line"])
+def test_an_evaluation_is_recorded_once_wherever_the_process_dies(
+    tmp_path: Path, dies_in: int, dies_after: bool
+) -> None:
+    def run(folder: Path, dies_in: int, token: str) -> str:
+        state, metrics = new_state(), folder / "metrics.jsonl"
+        folder.mkdir(exist_ok=True)
+        metrics.write_bytes(b"")
+        if (checkpoint := newest_checkpoint(folder / "checkpoints", "x")) is not None:
+            state.restore(checkpoint)
+            metrics.write_bytes(checkpoint.attachment(METRICS_ATTACHMENT) or b"")
+
+        def evaluate() -> dict[str, float]:
+            if state.step == dies_in and not dies_after:
+                raise DiesError
+            with torch.no_grad():
+                return {"weights": float(state.model.lm_head.weight.norm())}
+
+        class Dies:
+            def after_step(self, state: TrainState, metrics: object) -> None:
+                if state.step == dies_in and dies_after:
+                    raise DiesError
+
+            def at_end(self, state: TrainState) -> None:
+                self.after_step(state, None)
+
+        writer = CheckpointWriter(folder / "checkpoints", identity="x", token=token)
+        save = CheckpointHook(writer, RANKS, 2, metrics)
+        evaluation = EvaluationHook(evaluate, "weights", metrics, RANKS, 4, 8, at_ends=True)
+        try:
+            train(state, 8, [save, evaluation, Dies()])
+        finally:
+            writer.wait()
+        return metrics.read_text()
+
+    expected = run(tmp_path / "straight", -1, "0000000a")
+    assert [json.loads(line)["step"] for line in expected.splitlines()] == [0, 4, 8]
+    with pytest.raises(DiesError):
+        run(tmp_path / "killed", dies_in, "0000000a")
+    assert run(tmp_path / "killed", -1, "0000000b") == expected
+
+
+def test_a_step_whose_batches_are_given_up_is_not_saved(tmp_path: Path) -> None:
+    state = new_state()
+
+    def give_up(step: int) -> Sequence[MicroBatch]:
+        if step == 3:
+            raise JobStoppedError("in the middle of it")
+        return batches(step)
+
+    with pytest.raises(JobStoppedError, match="after step 3"):
+        Trainer(
+            num_steps=6,
+            schedule=SCHEDULE,
+            loss_function=loss_function(state.model, compiled=False),
+            batches=give_up,
+            ranks=RANKS,
+            stop_requested=lambda: False,
+            hooks=[checkpoint_hook(tmp_path)],
+        ).train(state)
+    checkpoint = newest_checkpoint(tmp_path, "x")
+    assert checkpoint is not None
+    assert checkpoint.step == 3
+    straight = new_state()
+    with pytest.raises(JobStoppedError):
+        train(straight, 6, stop_after=3)
+    for name, tensor in everything(straight).items():
+        assert torch.equal(checkpoint.read(name), tensor), name
+
+
+def test_a_step_that_float16_skips_is_skipped_after_a_resume_too(tmp_path: Path) -> None:
+    def run(stop_after: int) -> TrainState:
+        state = new_state(torch.float16)
+        # So large that the first steps overflow, until it is small enough.
+        state.loss_scale.scale = 2.0**40
+        if (checkpoint := newest_checkpoint(tmp_path, "x")) is not None:
+            state.restore(checkpoint)
+        if stop_after > 0:
+            with pytest.raises(JobStoppedError):
+                train(state, 30, [checkpoint_hook(tmp_path)], stop_after=stop_after)
+        else:
+            train(state, 30)
+        return state
+
+    straight = run(-1)
+    assert 0 < straight.optimizer.steps < 30
+    halted = run(3)
+    assert halted.optimizer.steps == 0
+    resumed = run(-1)
+    assert resumed.scalars() | {"training_seconds": 0} == straight.scalars() | {
+        "training_seconds": 0
+    }
+    for name, tensor in everything(straight).items():
+        assert torch.equal(everything(resumed)[name], tensor), name

@@ -9,7 +9,7 @@ from nanochat_core.config.base import Recipe
 from nanochat_core.data.recipes import FilesSource, HarvestSource, ShardsRecipe, TokensRecipe
 from nanochat_core.evals.recipes import BaseEvalRecipe, ChatEvalRecipe
 from nanochat_core.tokenizer.recipe import TokenizerRecipe
-from nanochat_core.training.recipes import PretrainRecipe, SftRecipe
+from nanochat_core.training.recipes import PretrainRecipe, RlRecipe, SftRecipe
 
 GOLDEN: dict[str, tuple[Recipe, str]] = {
     "harvest": (
@@ -19,10 +19,11 @@ GOLDEN: dict[str, tuple[Recipe, str]] = {
     "files": (ShardsRecipe(source=FilesSource(files=())), "a6018237fede7cd1"),
     "tokenizer": (TokenizerRecipe(), "11bc8ca20fa2a71f"),
     "tokens": (TokensRecipe(), "44136fa355b3678a"),
-    "pretrain": (PretrainRecipe(), "31ed1b48ce9eaf6a"),
+    "pretrain": (PretrainRecipe(), "62a9407d4f7a7505"),
     "base_eval": (BaseEvalRecipe(), "e30d2e2db65e2769"),
     "sft": (SftRecipe(), "e476e75618194480"),
-    "chat_eval_sft": (ChatEvalRecipe(), "ebf3849244b1b75d"),
+    "rl": (RlRecipe(), "7a51cb1151c3ad6c"),
+    "chat_eval_sft": (ChatEvalRecipe(), "56597df6169a4a1f"),
 }
 
 
