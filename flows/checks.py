@@ -11,20 +11,24 @@ from pydantic import ValidationError
 
 from flows.overrides import config_error
 from flows.presets import MAKING_STATIONS, Preset
+from nanochat_core.benchmarks.base import Split
+from nanochat_core.benchmarks.files import expected_files
+from nanochat_core.benchmarks.names import FROM_FILES
 from nanochat_core.config.execution import Execution
 from nanochat_core.data.recipes import FilesSource
 from nanochat_core.data.sources import check_first_documents, list_source, num_text_bytes
-from nanochat_core.errors import ConfigError, DataError
+from nanochat_core.errors import BatchSizeError, ConfigError, DataError
 from nanochat_core.training.dial import (
     TrainingPlan,
     accumulation_steps,
     extrapolation_warning,
     plan_training,
 )
+from tasks.tracking import check_tracker
 
 Finder = Callable[[str], str | None]
 
-TRAINING_STATIONS = ("pretrain", "sft")
+TRAINING_STATIONS = ("pretrain", "sft", "rl")
 GPU_NODES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
 """Device files of NVIDIA, Jetson, AMD and the Windows subsystem for Linux."""
 MAX_TOKENS_PER_BYTE = 3.0
@@ -39,12 +43,18 @@ def plan(preset: Preset) -> TrainingPlan:
         planned = plan_training(recipe, preset.recipes.tokenizer.vocab_size)
     except ValidationError as error:
         raise config_error("pretrain", error) from error
-    for station in TRAINING_STATIONS:
+    for station in ("pretrain", "sft"):
         execution: Execution = getattr(preset.executions, station)
         try:
             accumulation_steps(planned.rows_per_step, execution.device_batch_size, execution.ranks)
         except ConfigError as error:
             raise type(error)(f"{station}: {error}") from error
+    questions, ranks = preset.recipes.rl.questions_per_step, preset.executions.rl.ranks
+    if questions % ranks:
+        raise BatchSizeError(
+            f"rl.questions_per_step={questions} is not a multiple of rl.ranks={ranks}; use "
+            f"{-(-questions // ranks) * ranks} questions, or a number of ranks that divides"
+        )
     return planned
 
 
@@ -64,6 +74,29 @@ def check_devices(preset: Preset) -> None:
             raise ConfigError(
                 f"{station}.device={device}, but {reason}; use --set {station}.device=auto"
             )
+
+
+def check_benchmarks(preset: Preset, stations: Sequence[str]) -> None:
+    """Refuse a station that needs rows of a benchmark whose file is not there."""
+    names = {file.name for file in preset.recipes.benchmarks.files}
+    needed: list[tuple[str, str, Split]] = []
+    for station in ("chat_eval_sft", "chat_eval_rl"):
+        asked = getattr(preset.recipes, station).benchmarks
+        needed += [(station, name, "test") for name in asked]
+    needed += [("rl", preset.recipes.rl.task, split) for split in ("train", "test")]
+    for station, name, split in needed:
+        files = expected_files(name, split)
+        if station in stations and name in FROM_FILES and not names & set(files):
+            raise ConfigError(
+                f"{station} needs the {split} rows of {name}; put {' or '.join(files)} into a "
+                "folder and give it with --benchmarks"
+            )
+
+
+def check_trackers(preset: Preset) -> None:
+    """Refuse a tracker whose package is not installed."""
+    for station in TRAINING_STATIONS:
+        check_tracker(getattr(preset.executions, station).tracker)
 
 
 def check_compiler(preset: Preset, *, platform: str = sys.platform, find: Finder = which) -> None:

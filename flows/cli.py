@@ -11,6 +11,8 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
+from flows.by_hand.commands import eval_app, train_app
+from flows.serve_command import serve
 from nanochat_core.errors import ConfigError, NanochatError, UnknownNameError
 
 EXIT_ERROR, EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
@@ -32,6 +34,7 @@ app = typer.Typer(
     epilog=examples(
         "nanochat run demo          make a model, in minutes on two CPU cores",
         "nanochat chat              talk to it",
+        "nanochat serve             a chat page, and the OpenAI API",
         "nanochat artifacts ls      see what was made on the way",
     ),
     no_args_is_help=True,
@@ -50,6 +53,8 @@ artifacts_app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(artifacts_app, name="artifacts")
+app.add_typer(train_app, name="train")
+app.add_typer(eval_app, name="eval")
 
 StoreOption = Annotated[
     str,
@@ -151,10 +156,31 @@ def run(  # noqa: PLR0913  one parameter per option
     wait: Annotated[
         bool, typer.Option("--wait", help="wait while another process makes the same artifact")
     ] = False,
+    benchmarks: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER",
+            show_default=False,
+            help="files of official benchmarks, as in gsm8k-test.jsonl, put to the chat models",
+        ),
+    ] = "",
+    run_name: Annotated[
+        str,
+        typer.Option(
+            "--run", metavar="NAME", show_default=False, help="track under this name; dummy: no"
+        ),
+    ] = "",
+    tracker: Annotated[
+        str,
+        typer.Option(
+            metavar="TRACKER", help="wandb (offline by default) or trackio, beside metrics.jsonl"
+        ),
+    ] = "none",
 ) -> None:
     """Make a chat model of text.
 
-    The stations: shards, tokenizer, tokens, pretrain, base_eval, sft, chat_eval_sft, release.
+    The stations: shards, tokenizer, tokens, benchmarks, pretrain, base_eval, sft, chat_eval_sft,
+    rl, chat_eval_rl, report, release. That of benchmarks is there only if --benchmarks is given.
     """
     from flows.overrides import parse_assignments
     from flows.parameters import parse_parameters
@@ -169,6 +195,9 @@ def run(  # noqa: PLR0913  one parameter per option
         "stop_after": stop_after,
         "force": force,
         "wait": wait,
+        "benchmarks": benchmarks,
+        "run": run_name,
+        "tracker": tracker,
     }
     _run_line(parse_parameters(parameters))
 
@@ -217,7 +246,8 @@ def _chat_command(store: str) -> str:
 @told
 def chat(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="alias, or station/fingerprint")
+        str,
+        typer.Argument(metavar="MODEL", help="alias, station/fingerprint, tag as d4, or folder"),
     ] = "latest",
     prompt: Annotated[
         str | None, typer.Option("-p", metavar="TEXT", help="one question, one answer, no dialogue")
@@ -226,18 +256,29 @@ def chat(
 ) -> None:
     """Talk to a model that was made here."""
     from flows.looking import open_store, resolve_model
+    from nanochat_core.inference.by_hand import by_hand_base
 
     if prompt is not None and not prompt.strip():
         raise ConfigError('-p got no text; give a question, as in -p "Who are you?"')
-    opened = open_store(store, _environ())
-    model_folder, tokenizer_folder = resolve_model(opened, model)
+    environ = _environ()
+    opened = open_store(store, environ)
+    model_folder, tokenizer_folder = resolve_model(opened, model, by_hand_base(environ))
     if prompt is None and sys.stdin.isatty():
-        typer.echo(f"loading {opened.resolve(model).short} from {opened.url}")
+        typer.echo(f"loading {model} from {model_folder}")
     command = [sys.executable, "-m", "nanochat_core.jobs.chat"]
     command += ["--model", str(model_folder), "--tokenizer", str(tokenizer_folder)]
     command += [] if prompt is None else ["-p", prompt]
     # The conversation takes over this process: terminal, Ctrl-C and exit code are all its own.
     os.execv(sys.executable, command)
+
+
+app.command(
+    epilog=examples(
+        "nanochat serve                    the newest model on http://127.0.0.1:8000",
+        "nanochat serve sft/3f2a91c0       any model of: nanochat artifacts ls",
+        "nanochat serve --host 0.0.0.0     for other machines too; there is no password",
+    )
+)(told(serve))
 
 
 @app.command(

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +23,7 @@ from tasks.release import release
 from tasks.reporting import publish_run_report
 from tasks.stage import Run, Stage, StageCall
 
-PACKAGES = ("nanochat-flows", "torch", "prefect", "numpy", "pyarrow")
+PACKAGES = ("nanochat-flows", "torch", "prefect", "numpy", "pyarrow", "matplotlib")
 
 
 class Line:
@@ -41,18 +41,33 @@ class Line:
             store,
             current_listener(),
             wait=parameters.wait,
-            provenance={"run": self.run_id, "hardware": hardware(), "packages": packages()},
+            provenance={
+                "run": self.run_id,
+                "preset": self.resolved.preset_name,
+                "hardware": hardware(),
+                "packages": packages(),
+            },
         )
         self._start = time.monotonic()
         for warning in self.resolved.warnings:
             get_run_logger().warning(warning)
         self.run.listener.planned(self.resolved.stations)
 
-    def make(self, stage: Stage, **inputs: ArtifactRef | None) -> ArtifactRef | None:
-        """The artifact of a station: found in the store, or made; None after the last station."""
+    def make(
+        self,
+        stage: Stage,
+        *,
+        optional: Mapping[str, ArtifactRef | None] = MappingProxyType({}),
+        **inputs: ArtifactRef | None,
+    ) -> ArtifactRef | None:
+        """The artifact of a station: found in the store, or made.
+
+        None after the last station, without one of its inputs (`optional` ones may be missing),
+        and for a station that this run leaves out.
+        """
         name = stage.station
-        present = {key: ref for key, ref in inputs.items() if ref is not None}
-        if name not in self.resolved.stations or len(present) < len(inputs):
+        present = {k: ref for k, ref in (*inputs.items(), *optional.items()) if ref is not None}
+        if name not in self.resolved.stations or inputs.keys() - present.keys():
             return None
         preset = self.resolved.preset
         call = StageCall(
@@ -61,7 +76,7 @@ class Line:
             getattr(preset.executions, name),
             force=name in self.resolved.forced,
         )
-        call.source_paths = self.resolved.source_paths
+        call.source_paths = self.resolved.source_paths.get(name, ())
         return stage(call, present)
 
     def release(self, model: ArtifactRef | None) -> ArtifactRef | None:

@@ -11,13 +11,11 @@ from flows.presets import STATIONS
 from nanochat_core.artifacts.location import default_store_url
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import Manifest
-from nanochat_core.errors import ArtifactNotFoundError, ConfigError
+from nanochat_core.errors import ArtifactNotFoundError
+from nanochat_core.inference.finding import ModelFinder
 from tasks.listening import describe_metrics
 
 LATEST = "latest"
-MODEL_INPUT = "tokenizer"
-"""A station whose artifact is a model has a tokenizer among its inputs, and `WEIGHTS`."""
-WEIGHTS = "model.safetensors"
 
 
 def open_store(url: str, environ: Mapping[str, str]) -> ArtifactStore:
@@ -25,23 +23,19 @@ def open_store(url: str, environ: Mapping[str, str]) -> ArtifactStore:
     return ArtifactStore(default_store_url(environ) if url == "default" else url)
 
 
-def resolve_model(store: ArtifactStore, name: str) -> tuple[Path, Path]:
-    """Folders of a model and of its tokenizer, both verified."""
+def resolve_model(
+    store: ArtifactStore, name: str, by_hand: Path | None = None
+) -> tuple[Path, Path]:
+    """Folders of a model and of its tokenizer, by any name that it has (see `ModelFinder`)."""
     try:
-        ref = store.resolve(name)
+        found = ModelFinder(store, by_hand).find(name)
     except ArtifactNotFoundError:
         if name != LATEST:
             raise
         raise ArtifactNotFoundError(
             f"there is no model to chat with in {store.url} yet; make one with: nanochat run demo"
         ) from None
-    manifest = store.manifest(ref)
-    tokenizer = manifest.input_refs.get(MODEL_INPUT)
-    if tokenizer is None or not any(file.path == WEIGHTS for file in manifest.files):
-        raise ConfigError(
-            f"{ref.short} is no model; name an artifact of pretrain or sft (nanochat artifacts ls)"
-        )
-    return store.materialize(ref), store.materialize(tokenizer)
+    return found.model, found.tokenizer
 
 
 def artifact_lines(store: ArtifactStore, station: str = "") -> list[str]:

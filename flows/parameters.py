@@ -6,10 +6,12 @@ from typing import Any, get_args
 from pydantic import Field, ValidationError, field_validator
 
 from flows import checks
+from flows.benchmark_sets import with_benchmarks
 from flows.overrides import apply_overrides, config_error, one_of
 from flows.presets import MAKING_STATIONS, PRESETS, STATIONS, Preset, Source
 from nanochat_core.artifacts.location import default_store_url
 from nanochat_core.config.base import ComputeDtype, Config
+from nanochat_core.config.execution import Tracker
 from nanochat_core.data.harvest import resolve_harvest_source
 from nanochat_core.data.recipes import FilesSource, HarvestSource
 from nanochat_core.data.sources import resolve_files_source
@@ -18,6 +20,8 @@ from nanochat_core.errors import ConfigError
 DTYPE_VARIABLE = "NANOCHAT_DTYPE"
 FROM_PRESET = "preset"
 BEGINNING, END = "none", "end"
+NO_RUN = "dummy"
+"""The name that turns tracking off, as in the reference."""
 
 
 class RunParameters(Config):
@@ -29,6 +33,7 @@ class RunParameters(Config):
     depth: int | str = Field(FROM_PRESET, description="layers of the model; the one dial")
     store: str = Field("default", description="folder or fsspec URL of the artifact store")
     source: tuple[str, ...] = Field((), description="your own text: files, folders, globs, URLs")
+    benchmarks: str = Field("", description="folder or URL with the files of official benchmarks")
     overrides: dict[str, Any] = Field({}, description="STATION.field -> value")
     compute_dtype: str = Field(FROM_PRESET, description="of all stations that compute")
     start_from: str = Field(
@@ -41,20 +46,26 @@ class RunParameters(Config):
     )
     force: tuple[str, ...] = Field((), description="make these stations again")
     wait: bool = Field(False, description="wait for another run that makes the same artifact")
+    run: str = Field("", description="name of the run at the tracker; dummy is no tracking")
+    tracker: str = Field(
+        "none",
+        description="where the metrics of training go, too; with a run named, wandb",
+        json_schema_extra={"enum": [*get_args(Tracker)]},
+    )
 
-    @field_validator("source")
+    @field_validator("source", "benchmarks")
     @classmethod
-    def _hold_no_secret(cls, source: tuple[str, ...]) -> tuple[str, ...]:
+    def _hold_no_secret(cls, given: tuple[str, ...] | str) -> tuple[str, ...] | str:
         """Parameters are recorded with the run: a key in a URL would be, too."""
-        for url in source:
+        for url in (given,) if isinstance(given, str) else given:
             protocol, _, rest = url.rpartition("://")
             is_signed = protocol.startswith("http") and "?" in rest
             if protocol and (is_signed or "@" in rest.split("/", 1)[0]):
                 raise ConfigError(
-                    f"a source on {protocol}:// holds a user name, key or signature, which would "
+                    f"a URL on {protocol}:// holds a user name, key or signature, which would "
                     "be recorded with the run; give credentials in the environment instead"
                 )
-        return source
+        return given
 
 
 class ResolvedRun(Config):
@@ -63,7 +74,8 @@ class ResolvedRun(Config):
     preset_name: str
     preset: Preset
     store_url: str
-    source_paths: tuple[str, ...]
+    source_paths: dict[str, tuple[str, ...]]
+    """Station -> what the user named for it to read."""
     stations: tuple[str, ...]
     forced: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -113,10 +125,14 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
             "give one of them"
         )
     general = {**depth, **_dtype_overrides(preset, dtype)}
-    preset = apply_overrides(preset, {**general, **parameters.overrides})
-    stations = _stations(parameters)
+    tracking = tracking_overrides(parameters.run, parameters.tracker, parameters.preset)
+    preset = with_benchmarks(preset, parameters.benchmarks)
+    preset = apply_overrides(preset, {**general, **tracking, **parameters.overrides})
+    stations = _stations(parameters, preset)
+    checks.check_benchmarks(preset, stations)
     planned = checks.plan(preset)
     checks.check_devices(preset)
+    checks.check_trackers(preset)
     if "pretrain" in stations:
         checks.check_compiler(preset)
     store = parameters.store
@@ -124,7 +140,7 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
         preset_name=parameters.preset,
         preset=preset,
         store_url=default_store_url(environ) if store == "default" else store,
-        source_paths=parameters.source,
+        source_paths={"shards": parameters.source, "benchmarks": (parameters.benchmarks,)},
         stations=stations,
         forced=_forced(parameters, stations),
         warnings=checks.warnings(preset, planned),
@@ -139,6 +155,19 @@ def _depth_override(depth: int | str) -> dict[str, Any]:
     return {"pretrain.depth": int(depth)}
 
 
+def tracking_overrides(run: str, tracker: str, default_run: str) -> dict[str, Any]:
+    """What a named run, a chosen tracker, or both mean for the stations that train."""
+    one_of("tracker", tracker, get_args(Tracker))
+    if run == NO_RUN or (not run and tracker == "none"):
+        return {}
+    chosen, name = "wandb" if tracker == "none" else tracker, run or default_run
+    return {
+        f"{station}.{field}": value
+        for station in checks.TRAINING_STATIONS
+        for field, value in (("tracker", chosen), ("tracker_run", f"{name}-{station}"))
+    }
+
+
 def _dtype_overrides(preset: Preset, dtype: str) -> dict[str, Any]:
     if dtype == FROM_PRESET:
         return {}
@@ -151,18 +180,22 @@ def _dtype_overrides(preset: Preset, dtype: str) -> dict[str, Any]:
     }
 
 
-def _stations(parameters: RunParameters) -> tuple[str, ...]:
-    if parameters.stop_after == END:
-        return STATIONS
-    last = one_of("station", parameters.stop_after, STATIONS)
-    return STATIONS[: STATIONS.index(last) + 1]
+def _stations(parameters: RunParameters, preset: Preset) -> tuple[str, ...]:
+    # The one station that most runs have no use for.
+    left_out = () if preset.recipes.benchmarks.files else ("benchmarks",)
+    last = STATIONS[-1]
+    if parameters.stop_after != END:
+        last = one_of("station", parameters.stop_after, STATIONS)
+    wanted = STATIONS[: STATIONS.index(last) + 1]
+    return tuple(name for name in wanted if name not in left_out)
 
 
 def _forced(parameters: RunParameters, stations: tuple[str, ...]) -> tuple[str, ...]:
     asked = {one_of("station", name, STATIONS) for name in parameters.force}
     if parameters.start_from != BEGINNING:
         first = one_of("station", parameters.start_from, STATIONS)
-        asked |= {first, *stations[STATIONS.index(first) :]}
+        later = STATIONS[STATIONS.index(first) :]
+        asked |= {first, *(name for name in later if name in stations)}
     if never := asked - set(stations):
         raise ConfigError(
             f"{', '.join(sorted(never))} is to be made again, but the run stops after "

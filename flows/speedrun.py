@@ -6,8 +6,12 @@ from flows.line import Line
 from flows.parameters import RunParameters
 from nanochat_core.artifacts.types import ArtifactRef
 from tasks.base_eval import base_eval
+from tasks.benchmarks import benchmarks
+from tasks.chat_eval_rl import chat_eval_rl
 from tasks.chat_eval_sft import chat_eval_sft
 from tasks.pretrain import pretrain
+from tasks.report import report
+from tasks.rl import rl
 from tasks.sft import sft
 from tasks.shards import shards
 from tasks.tokenizer import tokenizer
@@ -21,8 +25,14 @@ def speedrun(parameters: RunParameters = RunParameters()) -> ArtifactRef | None:
         text = line.make(shards)
         words = line.make(tokenizer, shards=text)
         ids = line.make(tokens, shards=text, tokenizer=words)
+        tests = {"benchmarks": line.make(benchmarks)}
         base = line.make(pretrain, tokens=ids, tokenizer=words)
-        line.make(base_eval, pretrain=base, tokenizer=words, tokens=ids, shards=text)
+        scores = line.make(base_eval, pretrain=base, tokenizer=words, tokens=ids, shards=text)
         chat = line.make(sft, pretrain=base, tokenizer=words, shards=text)
-        line.make(chat_eval_sft, sft=chat, tokenizer=words)
-        return line.release(chat)
+        before = line.make(chat_eval_sft, sft=chat, tokenizer=words, optional=tests)
+        better = line.make(rl, sft=chat, tokenizer=words, optional=tests)
+        after = line.make(chat_eval_rl, rl=better, tokenizer=words, optional=tests)
+        made = {"shards": text, "tokenizer": words, "tokens": ids, "pretrain": base}
+        made |= {"base_eval": scores, "sft": chat, "chat_eval_sft": before}
+        line.make(report, **made, rl=better, chat_eval_rl=after, optional=tests)
+        return line.release(better)

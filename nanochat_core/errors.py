@@ -3,6 +3,7 @@
 NanochatError
 ├── ConfigError              a value that cannot work: refused before any work starts
 │   ├── BatchSizeError       a batch that does not divide
+│   ├── WeakSandboxError     generated code would run where only limits hold it back
 │   └── UnknownNameError     no such preset, station, field, dtype, alias
 ├── DataError                an empty, unreadable or malformed source
 ├── StoreError
@@ -28,6 +29,10 @@ class ConfigError(NanochatError):
 
 class BatchSizeError(ConfigError):
     """A batch that does not divide into whole micro-batches."""
+
+
+class WeakSandboxError(ConfigError):
+    """Generated code would run where only limits hold it back, and nobody has allowed that."""
 
 
 class UnknownNameError(ConfigError):

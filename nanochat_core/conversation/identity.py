@@ -24,7 +24,7 @@ from nanochat_core.conversation.phrasings import (
 from nanochat_core.conversation.types import Conversation, Message, assistant, user
 
 MAIN_FACT_SHARE = 0.45
-"""Of all identity questions, those about name, depth and parameters (measured, DEMO section 4)."""
+"""Of all identity questions, those about name, depth and parameters (LOG.md, the demo)."""
 FRAME_SHARE = 0.5
 SECOND_QUESTION_SHARE = 0.15
 DECORATION_SHARE = 0.25

@@ -13,7 +13,7 @@ from nanochat_core.errors import ConfigError, UnknownNameError
 
 logger = logging.getLogger(__name__)
 
-# Long enough for the slowest rank's first compile (TORCH section head: 230 s at depth 24).
+# Long enough for the slowest rank's first compile (230 s and more were seen at depth 24).
 COLLECTIVE_TIMEOUT_SECONDS = 900.0
 
 DEVICES = ("auto", "cuda", "mps", "cpu")

@@ -1,30 +1,38 @@
-"""Evaluate a base model as a torchrun job: bits per byte, in-context tasks, samples."""
+"""Evaluate a base model as a torchrun job: bits per byte, in-context tasks, samples.
+
+What is given is measured: bits per byte with the input `tokens`, tasks with `eval_bundle` or made
+of `shards`.
+"""
 
 import csv
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nanochat_core.config.job import METRICS_FILE, PROGRESS_FILE, JobSpec, Role, StageOutput
-from nanochat_core.data.eval_bundle import build_heldout_bundle
 from nanochat_core.data.validation_rows import ValidationRows
-from nanochat_core.distributed.collectives import barrier
 from nanochat_core.distributed.ranks import Ranks
-from nanochat_core.errors import DataError
 from nanochat_core.evals.bits_per_byte import Batch, LossTotals, loss_totals
 from nanochat_core.evals.bundle import Bundle, read_bundle
 from nanochat_core.evals.core import CoreResult, count_examples, evaluate_core, example_rows
 from nanochat_core.evals.progress import EvalProgress
 from nanochat_core.evals.recipes import BaseEvalRecipe
 from nanochat_core.evals.samples import Sample, draw_samples
+from nanochat_core.evals.score_table import CORE_FILE, SCORES_FILE, core_rows, score_lines
 from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.loading import load_pair
 from nanochat_core.inference.sampler import SamplingSettings
 from nanochat_core.jobs.common import StopRequest, run_job_main
 from nanochat_core.jobs.hardware import describe_hardware
+from nanochat_core.jobs.in_training import (
+    BUNDLE_FOLDER,
+    BUNDLE_INPUT,
+    SHARDS_INPUT,
+    heldout_tasks,
+)
 from nanochat_core.jobs.training_run import to_device
 from nanochat_core.model.gpt import GPT
 from nanochat_core.tokenizer.tokenizer import Tokenizer
@@ -32,10 +40,9 @@ from nanochat_core.training.precision import resolve_compute_dtype
 
 log = logging.getLogger(__name__)
 
-SCORES_FILE = "scores.json"
 SAMPLES_FILE = "samples.json"
 EXAMPLES_FILE = "examples.csv"
-BUNDLE_FOLDER = "bundle"
+TOKENS_INPUT = "tokens"
 MAX_LOGITS = 2**29
 """Of one forward pass: it is not compiled, so several float32 copies of 2 GiB each exist."""
 
@@ -50,7 +57,7 @@ class BaseEval:
     model: GPT
     config: dict[str, Any]
     tokenizer: Tokenizer
-    rows: ValidationRows
+    rows: ValidationRows | None
     bundle: Bundle
     progress: EvalProgress
 
@@ -61,10 +68,13 @@ class BaseEval:
         most_rows = MAX_LOGITS // (config.vocab_size * config.sequence_len)
         return max(1, min(rows, most_rows)) * config.sequence_len
 
-    def validation_loss(self) -> LossTotals:
-        """Summed loss of the validation rows, of all ranks."""
+    def validation_loss(self) -> LossTotals | None:
+        """Summed loss of the validation rows, of all ranks; None without rows."""
+        if self.rows is None:
+            return None
         self.progress.start_phase()
-        return loss_totals(self.model, self._batches(), self.tokenizer.token_bytes, self.ranks)
+        batches = self._batches(self.rows)
+        return loss_totals(self.model, batches, self.tokenizer.token_bytes, self.ranks)
 
     def tasks(self) -> CoreResult:
         """Every task of the bundle."""
@@ -92,9 +102,9 @@ class BaseEval:
         self.progress.update(len(recipe.sample_prompts), "samples")
         return samples
 
-    def _batches(self) -> Iterator[Batch]:
-        size, ranks = self.batch_tokens // self.rows.sequence_len, self.ranks
-        batches = self.rows.batches(size, rank=ranks.rank, world_size=ranks.world_size)
+    def _batches(self, rows: ValidationRows) -> Iterator[Batch]:
+        size, ranks = self.batch_tokens // rows.sequence_len, self.ranks
+        batches = rows.batches(size, rank=ranks.rank, world_size=ranks.world_size)
         num_read = 0
         for tokens_BT, targets_BT in batches:
             yield to_device(tokens_BT, ranks.device), to_device(targets_BT, ranks.device)
@@ -108,7 +118,8 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     loss = evaluation.validation_loss()
     tasks = evaluation.tasks()
     if ranks.is_main:
-        log.info("%.4f bits per byte, %s", loss.bits_per_byte, task_scores(tasks))
+        for line in score_lines(scores(loss, tasks)):
+            log.info("%s", line)
         publish(evaluation, loss, tasks, evaluation.samples())
         evaluation.progress.finish()
 
@@ -120,48 +131,51 @@ def prepare(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> BaseEval:
     folders = spec.input("pretrain"), spec.input("tokenizer")
     model, config, tokenizer = load_pair(*folders, ranks.device, dtype)
     bundle = make_bundle(spec, recipe, ranks)
-    rows = ValidationRows(
-        spec.input("tokens"),
-        sequence_len=model.config.sequence_len,
-        max_tokens=recipe.validation_tokens,
-    )
+    rows = None
+    if TOKENS_INPUT in spec.inputs:
+        rows = ValidationRows(
+            spec.input(TOKENS_INPUT),
+            sequence_len=model.config.sequence_len,
+            max_tokens=recipe.validation_tokens,
+        )
     num_examples = count_examples(bundle, recipe.max_per_task)
     # What one rank does, near enough for a progress bar.
-    total = (rows.num_rows + num_examples) // ranks.world_size + len(recipe.sample_prompts)
+    num_rows = 0 if rows is None else rows.num_rows
+    total = (num_rows + num_examples) // ranks.world_size + len(recipe.sample_prompts)
     path = Path(spec.work_folder) / PROGRESS_FILE if ranks.is_main else None
     progress = EvalProgress(path, total, stop)
     return BaseEval(spec, recipe, ranks, model, config, tokenizer, rows, bundle, progress)
 
 
 def make_bundle(spec: JobSpec, recipe: BaseEvalRecipe, ranks: Ranks) -> Bundle:
-    """The tasks made of held-out documents; none when these hold too few sentences."""
-    folder = Path(spec.output_folder) / BUNDLE_FOLDER
-    if ranks.is_main:
-        try:
-            build_heldout_bundle(spec.input("shards"), folder, seed=recipe.seed)
-        except DataError as error:
-            # A text without sentences (code, tables) still has bits per byte and samples.
-            log.warning("no in-context tasks, and so no demo_score: %s", error)
-    barrier(ranks)
-    return read_bundle(folder) if folder.exists() else Bundle(())
+    """The tasks of a given bundle, else some made of held-out documents, else none."""
+    if BUNDLE_INPUT in spec.inputs:
+        return read_bundle(spec.input(BUNDLE_INPUT))
+    if SHARDS_INPUT not in spec.inputs:
+        return Bundle(())
+    return heldout_tasks(spec, Path(spec.output_folder), recipe.seed, ranks)
 
 
 def publish(
-    evaluation: BaseEval, loss: LossTotals, tasks: CoreResult, samples: list[Sample]
+    evaluation: BaseEval, loss: LossTotals | None, tasks: CoreResult, samples: list[Sample]
 ) -> None:
     """Write scores, samples and the record of every example, and `outputs.json` last."""
     output = Path(evaluation.spec.output_folder)
-    write_json(output / SCORES_FILE, scores(loss, tasks))
+    values = scores(loss, tasks)
+    write_json(output / SCORES_FILE, values)
     write_json(output / SAMPLES_FILE, [sample.record() for sample in samples])
-    with (output / EXAMPLES_FILE).open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(example_rows(tasks))
-    metrics = {"val/bpb": loss.bits_per_byte, **task_scores(tasks)}
+    write_csv(output / EXAMPLES_FILE, example_rows(tasks))
+    metrics: dict[str, float] = {} if loss is None else {"val/bpb": loss.bits_per_byte}
+    metrics |= task_scores(tasks)
     # One line that goes on where the metrics of pretraining end.
     step = evaluation.config.get("plan", {}).get("num_iterations")
     line = json.dumps({"step": step, **metrics}) + "\n"
     (output / METRICS_FILE).write_text(line, encoding="utf-8")
     files: dict[str, Role] = {SCORES_FILE: "result", SAMPLES_FILE: "result"}
     files |= {EXAMPLES_FILE: "record", METRICS_FILE: "record"}
+    if tasks.tasks:
+        write_csv(output / CORE_FILE, core_rows(values))
+        files[CORE_FILE] = "record"
     bundle_files = (path for path in (output / BUNDLE_FOLDER).rglob("*") if path.is_file())
     files |= {path.relative_to(output).as_posix(): "record" for path in sorted(bundle_files)}
     StageOutput(
@@ -171,16 +185,18 @@ def publish(
     ).save(output)
 
 
-def scores(loss: LossTotals, tasks: CoreResult) -> dict[str, Any]:
+def scores(loss: LossTotals | None, tasks: CoreResult) -> dict[str, Any]:
     """The content of scores.json."""
-    return {
-        "val/bpb": loss.bits_per_byte,
-        "val/loss": loss.nats_per_token,
-        "val/tokens": loss.num_targets,
-        "val/bytes": loss.num_bytes,
-        **task_scores(tasks),
-        "tasks": {task.task.label: task.summary() for task in tasks.tasks},
-    }
+    values: dict[str, Any] = {}
+    if loss is not None:
+        values = {
+            "val/bpb": loss.bits_per_byte,
+            "val/loss": loss.nats_per_token,
+            "val/tokens": loss.num_targets,
+            "val/bytes": loss.num_bytes,
+        }
+    summaries = {task.task.label: task.summary() for task in tasks.tasks}
+    return {**values, **task_scores(tasks), "tasks": summaries}
 
 
 def task_scores(tasks: CoreResult) -> dict[str, float]:
@@ -189,6 +205,12 @@ def task_scores(tasks: CoreResult) -> dict[str, float]:
         return {}
     name = tasks.metric_name
     return {name: tasks.score, f"{name}/stderr": tasks.score_stderr}
+
+
+def write_csv(path: Path, rows: Iterable[list[str]]) -> None:
+    """Write rows, a header first."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,8 +10,10 @@ from nanochat_core.data.validation_rows import ValidationRows
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import ConfigError
 from nanochat_core.evals.bits_per_byte import bits_per_byte
+from nanochat_core.evals.looks import TrainingLooks
 from nanochat_core.inference.loading import save_model
 from nanochat_core.jobs.common import StopRequest, run_job_main
+from nanochat_core.jobs.in_training import training_looks
 from nanochat_core.jobs.model_files import publish_optimizer
 from nanochat_core.jobs.training_run import (
     RunPlan,
@@ -28,9 +30,6 @@ from nanochat_core.training.precision import resolve_compute_dtype
 from nanochat_core.training.recipes import PretrainRecipe
 from nanochat_core.training.step import MicroBatch
 
-VALIDATION_TOKENS = 65_536
-"""Read by each validation during training; the evaluation station reads them all."""
-
 
 def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     """Train, saving as it goes, then write the files of the artifact."""
@@ -41,6 +40,8 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     model = GPT(plan.model, resolve_compute_dtype(recipe.compute_dtype, ranks.device))
     model.init_weights(recipe.seed)
     model.to(ranks.device)
+    if recipe.fp8:
+        model.use_fp8_training()
     groups = build_groups(
         model.named_parameters(),
         recipe.optimizer,
@@ -49,7 +50,8 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
         muon_weight_decay=plan.muon_weight_decay,
     )
     run = TrainingRun(spec, ranks, run_plan(plan, recipe), build_state(model, groups, ranks, spec))
-    run.train(batches, stop, validation(spec, model, tokenizer, ranks))
+    looks = training_looks(run, tokenizer, stop)
+    run.train(batches, stop, validation(spec, model, tokenizer, ranks), looks)
     if ranks.rank == 0:
         publish(run, recipe, plan, tokenizer)
 
@@ -125,7 +127,7 @@ def validation(
     rows = ValidationRows(
         spec.input("tokens"),
         sequence_len=model.config.sequence_len,
-        max_tokens=VALIDATION_TOKENS,
+        max_tokens=TrainingLooks.of(Path(spec.work_folder)).validation_tokens,
     )
 
     def evaluate() -> float:

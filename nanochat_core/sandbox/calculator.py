@@ -15,6 +15,7 @@ MAX_DIGITS = 20
 MAX_PARENTHESES = 50
 MAX_NESTING = 150
 MAX_RESULT_CHARACTERS = 40
+SIGNIFICANT_DIGITS = 12
 
 Number = int | float
 
@@ -42,8 +43,8 @@ def calculate(expression: str) -> str | None:
     """Result of an expression as text, or None when there is none.
 
     Takes numbers with `+ - * / //` and parentheses, commas left out, and
-    `"text".count("x")`. Integral results have no `.0`. None for anything else: division by
-    zero, powers, names, too long, too deep, too large.
+    `"text".count("x")`. Fractions are rounded to 12 digits; integral results have no `.0`. None for
+    anything else: division by zero, powers, names, too long, too deep, too large.
     """
     if len(expression) > MAX_CHARACTERS:
         return None
@@ -83,6 +84,9 @@ def _as_text(value: Number) -> str | None:
     if isinstance(value, float):
         if not math.isfinite(value):
             return None
+        if not value.is_integer():
+            # 11/18*162 is 99, and a model must not learn the noise of binary fractions.
+            value = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
         if value.is_integer():
             value = int(value)
     text = str(value)

@@ -17,10 +17,12 @@ import psutil
 
 from nanochat_core.artifacts.store import ArtifactStore
 
-STATIONS = ("shards", "tokenizer", "tokens", "pretrain", "base_eval", "sft", "chat_eval_sft")
+BASE_STATIONS = ("shards", "tokenizer", "tokens", "pretrain", "base_eval")
+CHAT_STATIONS = ("sft", "chat_eval_sft", "rl", "chat_eval_rl", "report")
+STATIONS = (*BASE_STATIONS, *CHAT_STATIONS)
 END = "end"
-JOB_STATIONS = ("pretrain", "base_eval", "sft", "chat_eval_sft")
-TRAINED = ("pretrain", "sft")
+JOB_STATIONS = ("pretrain", "base_eval", "sft", "chat_eval_sft", "rl", "chat_eval_rl")
+TRAINED = ("pretrain", "sft", "rl")
 KINDS = ("group", "flow", "trainer")
 GONE_SECONDS = 20.0
 """The grace of a job, the time of its supervisor to notice, and some for a busy machine."""

@@ -3,7 +3,16 @@
 import time
 
 import pytest
-from line_tools import END, STATIONS, Line, Uninterrupted, check_store_is_sound, states
+from line_tools import (
+    BASE_STATIONS,
+    CHAT_STATIONS,
+    END,
+    STATIONS,
+    Line,
+    Uninterrupted,
+    check_store_is_sound,
+    states,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("tiny-line")]
 
@@ -36,8 +45,8 @@ def test_the_second_run_makes_nothing(line: Line, uninterrupted: Uninterrupted) 
 
 
 AFTER_SFT = {
-    **dict.fromkeys(("shards", "tokenizer", "tokens", "pretrain", "base_eval"), "cached"),
-    **dict.fromkeys(("sft", "chat_eval_sft", "release"), "made"),
+    **dict.fromkeys(BASE_STATIONS, "cached"),
+    **dict.fromkeys((*CHAT_STATIONS, "release"), "made"),
 }
 
 
@@ -48,9 +57,9 @@ def test_another_number_of_sft_makes_sft_and_what_follows(line: Line) -> None:
 def test_starting_from_sft_makes_the_same(line: Line, uninterrupted: Uninterrupted) -> None:
     assert went(line, "--start-from", "sft") == AFTER_SFT
     check_store_is_sound(line)
-    made = line.store.list("sft") + line.store.list("chat_eval_sft")
+    made = [ref for name in CHAT_STATIONS for ref in line.store.list(name)]
     digests = {ref.digest for ref in made if ref.manifest == 2}
-    assert digests == {uninterrupted.digests[name] for name in ("sft", "chat_eval_sft")}
+    assert digests == {uninterrupted.digests[name] for name in CHAT_STATIONS}
 
 
 def test_a_forced_station_with_the_same_result_lets_the_rest_stay(line: Line) -> None:

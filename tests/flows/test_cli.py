@@ -13,7 +13,7 @@ from flows.looking import flat, resolve_model
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import ArtifactRef, Request
 from nanochat_core.config.job import StageOutput
-from nanochat_core.errors import ArtifactNotFoundError, ConfigError
+from nanochat_core.errors import ArtifactNotFoundError, CheckpointError
 
 
 def command(*arguments: str) -> tuple[int, str]:
@@ -90,7 +90,7 @@ def test_a_model_is_found_with_its_tokenizer(store: ArtifactStore) -> None:
 
 
 def test_what_is_no_model_cannot_chat(store: ArtifactStore) -> None:
-    with pytest.raises(ConfigError, match="is no model"):
+    with pytest.raises(CheckpointError, match="is no model"):
         resolve_model(store, store.list("tokenizer")[0].short)
     with pytest.raises(ArtifactNotFoundError, match="latest"):
         resolve_model(store, "lastest")

@@ -14,7 +14,7 @@ from nanochat_core.artifacts.types import Request
 from nanochat_core.config.execution import Execution
 from nanochat_core.data.recipes import HarvestSource, ShardsRecipe
 from nanochat_core.tokenizer.recipe import TokenizerRecipe
-from nanochat_core.training.recipes import PretrainRecipe, SftRecipe
+from nanochat_core.training.recipes import PretrainRecipe, RlRecipe, SftRecipe
 
 SOURCE = HarvestSource(versions={"numpy": "2.0.0", "absentee": "absent"}, python="3.12")
 DEFAULTS = Recipes(
@@ -22,6 +22,7 @@ DEFAULTS = Recipes(
     tokenizer=TokenizerRecipe(),
     pretrain=PretrainRecipe(),
     sft=SftRecipe(),
+    rl=RlRecipe(),
 )
 CODE_VERSIONS = {
     station: importlib.import_module(f"tasks.{station}").CODE_VERSION for station in MAKING_STATIONS

@@ -10,12 +10,15 @@ SCHEMA = {
     "depth": {"anyOf": [{"type": "integer"}, {"type": "string"}], "default": "preset"},
     "store": {"type": "string", "default": "default"},
     "source": {"type": "array", "items": {"type": "string"}, "default": []},
+    "benchmarks": {"type": "string", "default": ""},
     "overrides": {"type": "object", "additionalProperties": True, "default": {}},
     "compute_dtype": {"type": "string", "default": "preset"},
     "start_from": {"enum": ["none", *STATIONS], "type": "string", "default": "none"},
     "stop_after": {"enum": [*STATIONS, "end"], "type": "string", "default": "end"},
     "force": {"type": "array", "items": {"type": "string"}, "default": []},
     "wait": {"type": "boolean", "default": False},
+    "run": {"type": "string", "default": ""},
+    "tracker": {"enum": ["none", "wandb", "trackio"], "type": "string", "default": "none"},
 }
 """Saved deployments and scripts hold these names and defaults: change them knowingly."""
 
@@ -62,5 +65,10 @@ def test_where_things_run_has_these_fields_and_no_others() -> None:
         "checkpoint_every",
         "keep_checkpoints",
         "eval_every",
+        "core_metric_every",
+        "sample_every",
+        "tracker",
+        "tracker_run",
+        "allow_weak_sandbox",
         "grace_seconds",
     }

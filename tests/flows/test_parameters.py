@@ -1,5 +1,6 @@
 """Parameters of a run: what is accepted, what it means, and what each mistake says."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from nanochat_core.data.recipes import HarvestSource
 from nanochat_core.errors import BatchSizeError, ConfigError, UnknownNameError
 from nanochat_core.training.dial import plan_training
 
+WITHOUT_BENCHMARKS = tuple(name for name in STATIONS if name != "benchmarks")
 SOURCE = HarvestSource(versions={"pip": "1"}, python="3.11")
 
 
@@ -29,7 +31,7 @@ def test_every_preset_has_every_station_and_a_batch_that_divides(name: str) -> N
     assert tuple(Recipes.model_fields) == tuple(Executions.model_fields) == MAKING_STATIONS
     plan = plan_training(preset.recipes.pretrain, preset.recipes.tokenizer.vocab_size)
     assert plan.rows_per_step % preset.executions.pretrain.device_batch_size == 0
-    assert checked(preset=name).stations == STATIONS
+    assert checked(preset=name).stations == WITHOUT_BENCHMARKS
 
 
 @pytest.mark.parametrize("station", MAKING_STATIONS)
@@ -159,7 +161,8 @@ def test_what_is_asked_for_by_name_wins_over_the_environment() -> None:
 
 
 def test_starting_from_a_station_makes_it_and_all_after_it_again() -> None:
-    assert checked(start_from="sft").forced == ("sft", "chat_eval_sft", "release")
+    after = ("chat_eval_sft", "rl", "chat_eval_rl", "report", "release")
+    assert checked(start_from="sft").forced == ("sft", *after)
     assert checked(start_from="tokens", stop_after="pretrain").forced == ("tokens", "pretrain")
 
 
@@ -177,3 +180,46 @@ def test_a_depth_where_the_laws_are_extrapolated_is_said() -> None:
     run = checked(overrides={**changes, "pretrain.device_batch_size": "8"})
     assert "extrapolated" in run.warnings[0]
     assert checked().warnings == ()
+
+
+def test_a_folder_of_benchmarks_is_a_station_and_is_put_to_both_chat_models(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "gsm8k-test.jsonl").write_text("{}")
+    (tmp_path / "gsm8k-train.jsonl").write_text("{}")
+    resolved = checked(benchmarks=str(tmp_path), overrides={"rl.task": "gsm8k"})
+    recipes = resolved.preset.recipes
+    assert resolved.stations == STATIONS
+    assert resolved.source_paths["benchmarks"] == (str(tmp_path),)
+    assert [file.name for file in recipes.benchmarks.files] == [
+        "gsm8k-test.jsonl",
+        "gsm8k-train.jsonl",
+    ]
+    for recipe in (recipes.chat_eval_sft, recipes.chat_eval_rl):
+        assert recipe.benchmarks == ("identity", "sums", "gsm8k")
+    assert recipes.rl.task == "gsm8k"
+
+
+TRAINED = ("pretrain", "sft", "rl")
+
+
+@pytest.mark.parametrize(
+    ("values", "tracker", "run"),
+    [
+        ({}, "none", ""),
+        ({"run": "dummy"}, "none", ""),
+        ({"run": "dummy", "tracker": "wandb"}, "none", ""),
+        ({"run": "first"}, "wandb", "first"),
+        ({"tracker": "trackio"}, "trackio", "demo"),
+        ({"run": "first", "tracker": "trackio"}, "trackio", "first"),
+    ],
+)
+def test_a_named_run_or_a_tracker_turns_tracking_on(
+    values: dict[str, str], tracker: str, run: str
+) -> None:
+    executions = checked(**values).preset.executions
+    for station in TRAINED:
+        execution = getattr(executions, station)
+        assert execution.tracker == tracker
+        assert execution.tracker_run == (run and f"{run}-{station}")
+    assert executions.base_eval.tracker == "none"

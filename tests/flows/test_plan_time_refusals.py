@@ -45,6 +45,9 @@ def from_file(folder: Path, name: str, content: bytes, **values: Any) -> Resolve
         ({"pretrain.seed": "1e400"}, ConfigError, "finite"),
         ({"pretrain.ranks": "3"}, BatchSizeError, "pretrain: a step of 8 rows .* use a step of 12"),
         ({"sft.ranks": "4"}, BatchSizeError, "sft: a step of 8 rows is not a multiple of 16"),
+        ({"rl.ranks": "4"}, BatchSizeError, "rl.questions_per_step=2 .* use 4 questions"),
+        ({"rl.samples_per_question": "9"}, ConfigError, "not a multiple of rl.normalise_group=8"),
+        ({"rl.task": "sum"}, UnknownNameError, "did you mean sums"),
         ({"pretrain.compute_dtype": "bf16"}, UnknownNameError, "did you mean bfloat16"),
         ({"pretrain.device": "gpu"}, UnknownNameError, "expected 'auto', 'cuda', 'mps' or 'cpu'"),
     ],
@@ -130,7 +133,7 @@ def test_a_parquet_file_without_the_column_names_those_it_has(tmp_path: Path) ->
     with pytest.raises(DataError, match=r"no column 'text'; it has \['body'\]"):
         checked(source=[str(path)])
     column = {"shards.source.text_column": "body"}
-    assert checked(source=[str(path)], overrides=column).source_paths == (str(path),)
+    assert checked(source=[str(path)], overrides=column).source_paths["shards"] == (str(path),)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +162,7 @@ def test_the_home_folder_may_be_written_as_a_tilde(
 ) -> None:
     monkeypatch.setenv("HOME" if os.name != "nt" else "USERPROFILE", str(tmp_path))
     (tmp_path / "a.txt").write_text("\n\n".join(PARAGRAPHS))
-    assert checked(source=["~/a.txt"]).source_paths == ("~/a.txt",)
+    assert checked(source=["~/a.txt"]).source_paths["shards"] == ("~/a.txt",)
 
 
 def test_far_too_little_text_for_the_steps_is_refused_before_it_is_read(tmp_path: Path) -> None:
@@ -186,3 +189,15 @@ def test_a_source_that_would_record_a_secret_is_refused_without_showing_it(sourc
     with pytest.raises(ConfigError, match="credentials in the environment") as refusal:
         parse_parameters({"source": [source]})
     assert "token" not in str(refusal.value)
+
+
+def test_a_benchmark_without_its_file_is_refused_by_the_name_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k-test.jsonl").write_text("{}")
+    expected = r"rl needs the train rows of gsm8k; put gsm8k-train\.jsonl or .* --benchmarks"
+    with pytest.raises(ConfigError, match=expected):
+        checked(benchmarks=str(tmp_path), overrides={"rl.task": "gsm8k"})
+
+
+def test_a_folder_without_benchmarks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no benchmark"):
+        checked(benchmarks=str(tmp_path))

@@ -1,5 +1,6 @@
 """Models by name: alias, fingerprint, depth tag; with the tokenizer of their lineage."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,72 @@ def test_names_of_no_model(store: ArtifactStore, line: dict[str, ArtifactRef]) -
         CheckpointManager("lastest", store=store.url, device="cpu").find()
     with pytest.raises(CheckpointError, match="no model"):
         CheckpointManager(line["tokenizer"].short, store=store.url, device="cpu").find()
+
+
+def make_by_hand(
+    base: Path, kind: str, tag: str, number: int = 1, *, finished: bool = True
+) -> Path:
+    """A model as `nanochat train` leaves it."""
+    folder = base / kind / tag / f"model-{number:06d}"
+    save_model(bigram_model(TOKENIZER, {}), folder, {"made_by": f"{kind} {tag} {number}"})
+    (folder / "tokenizer").mkdir()
+    TOKENIZER.save(folder / "tokenizer")
+    if finished:
+        (folder / "outputs.json").write_text("{}")
+    return folder
+
+
+def loaded(name: object, **places: object) -> str:
+    _, config = CheckpointManager(str(name), device="cpu", **places).load()
+    return str(config["made_by"])
+
+
+def test_a_model_made_by_hand_is_found_by_its_tag_and_folder(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    base = tmp_path / "by-hand"
+    make_by_hand(base, "pretrain", "d3")
+    make_by_hand(base, "pretrain", "mine")
+    places = {"store": store.url, "by_hand": base}
+    assert loaded("d3", **places) == "pretrain d3 1"
+    assert loaded("mine", **places) == "pretrain mine 1"
+    assert loaded(base / "pretrain" / "d3", store=store.url) == "pretrain d3 1"
+    make_by_hand(base, "sft", "d3")
+    assert loaded("d3", **places) == "sft d3 1"
+    assert loaded("pretrain/d3", **places) == "pretrain d3 1"
+
+
+def test_an_unfinished_model_made_by_hand_is_none(store: ArtifactStore, tmp_path: Path) -> None:
+    base = tmp_path / "by-hand"
+    make_by_hand(base, "pretrain", "d3", 1)
+    make_by_hand(base, "pretrain", "d3", 2, finished=False)
+    make_by_hand(base, "sft", "d3", 1, finished=False)
+    places = {"store": store.url, "by_hand": base}
+    assert loaded("d3", **places) == "pretrain d3 1"
+    (base / "pretrain" / "d3" / "model-000002" / "outputs.json").write_text("{}")
+    assert loaded("d3", **places) == "pretrain d3 2"
+
+
+def test_a_tag_is_the_newest_of_store_and_by_hand(
+    store: ArtifactStore, line: dict[str, ArtifactRef], tmp_path: Path
+) -> None:
+    base = tmp_path / "by-hand"
+    places = {"store": store.url, "by_hand": base}
+    made = make_by_hand(base, "sft", "d1")
+    os.utime(made / "outputs.json", (0, 0))
+    assert loaded("d1", **places) == "sft"
+    os.utime(made / "outputs.json")
+    assert loaded("d1", **places) == "sft d1 1"
+    assert loaded("d1", store=store.url) == "sft"
+    assert loaded("latest", **places) == "sft"
+    with pytest.raises(ArtifactNotFoundError, match="there are: d1"):
+        CheckpointManager("d12", device="cpu", **places).find()
+
+
+def test_by_default_models_are_where_the_command_line_keeps_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    monkeypatch.delenv("NANOCHAT_STORE", raising=False)
+    make_by_hand(tmp_path / "by-hand", "pretrain", "d3")
+    assert loaded("d3") == "pretrain d3 1"

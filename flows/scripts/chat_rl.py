@@ -1,0 +1,6 @@
+"""The reference's script of this name: `python -m flows.scripts.chat_rl`, or with torchrun."""
+
+from flows.scripts.entry import main
+
+if __name__ == "__main__":
+    main("rl")

@@ -1,0 +1,122 @@
+"""Servers with a scripted model, in this process or in one of their own."""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi.testclient import TestClient
+
+from nanochat_core.inference.engine import InferenceEngine
+from nanochat_core.inference.loading import save_model
+from nanochat_core.serving.app import create_app
+from nanochat_core.serving.engine_thread import EngineThread
+from nanochat_core.serving.settings import ServerSettings
+from tests.inference.scripted import bigram_model, byte_tokenizer, chain
+
+YES = ("assistant_start", "y", "e", "s", "assistant_end")
+LAUGH = ("assistant_start", "h", "a", "h")
+"""Never ends by itself."""
+SUM = (
+    *("assistant_start", "python_start", "6", "*", "7", "python_end"),
+    *("output_end", "o", "k", "assistant_end"),
+)
+"""What follows `python_end` is the calculator's: 42."""
+ACCENT = ("assistant_start", 0xC3, 0xA9, "assistant_end")
+"""One character of two tokens."""
+SECONDS_ALLOWED = 60.0
+
+
+def make_engine(*steps: str | int, **changes: Any) -> InferenceEngine:
+    """A model that says these tokens, whatever it is asked."""
+    tokenizer = byte_tokenizer()
+    return InferenceEngine(bigram_model(tokenizer, chain(tokenizer, *steps), **changes), tokenizer)
+
+
+@contextmanager
+def in_process(*steps: str | int, engine: InferenceEngine | None = None, **settings: Any):
+    """A client of an application in this process."""
+    chosen = ServerSettings(**{"name": "scripted", **settings})
+    thread = EngineThread(engine or make_engine(*steps), chosen.max_waiting)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with TestClient(create_app(chosen, thread), base_url="http://127.0.0.1") as client:
+        yield client
+    torch.set_num_threads(before)
+
+
+def request(text: str = "Are you there?", **fields: Any) -> dict[str, Any]:
+    """A body with one message."""
+    return {"messages": [{"role": "user", "content": text}], **fields}
+
+
+def chunks_of(lines: str) -> list[dict[str, Any]]:
+    """The chunks of a stream that ended well."""
+    *events, done, rest = lines.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    assert all(event.startswith("data: ") for event in events)
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+def save_folders(folder: Path, *steps: str | int, **changes: Any) -> list[str]:
+    """The arguments that name a scripted model's folders."""
+    engine = make_engine(*steps, **changes)
+    save_model(engine.model, folder / "model", {})
+    engine.tokenizer.save(folder / "tokenizer")
+    return ["--model", str(folder / "model"), "--tokenizer", str(folder / "tokenizer")]
+
+
+@dataclass
+class Running:
+    """A server in a process of its own."""
+
+    process: subprocess.Popen[str]
+    url: str
+    lines: "queue.Queue[str]"
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """Where to connect."""
+        host, port = self.url.removeprefix("http://").rstrip("/").rsplit(":", 1)
+        return host, int(port)
+
+
+@contextmanager
+def started(arguments: list[str], name: str = "scripted") -> Iterator[Running]:
+    """A server that is ready; it is killed at the end of the block if it still runs."""
+    command = [sys.executable, "-m", "nanochat_core.serving.app", *arguments]
+    process = subprocess.Popen(
+        [*command, "--name", name, "--port", "0", "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            lines.put(line)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        ready = lines.get(timeout=SECONDS_ALLOWED)
+        assert ready.startswith(f"serving {name} on cpu: http://"), ready
+        yield Running(process, ready.split()[-1], lines)
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        assert process.stdout is not None
+        process.stdout.close()
