@@ -170,6 +170,13 @@ def run(  # noqa: PLR0913  one parameter per option
             "--run", metavar="NAME", show_default=False, help="track under this name; dummy: no"
         ),
     ] = "",
+    allow_weak_sandbox: Annotated[
+        bool,
+        typer.Option(
+            "--allow-weak-sandbox",
+            help="run generated code (HumanEval) where only limits hold it back",
+        ),
+    ] = False,
     tracker: Annotated[
         str,
         typer.Option(
@@ -183,14 +190,17 @@ def run(  # noqa: PLR0913  one parameter per option
     rl, chat_eval_rl, report, release. That of benchmarks is there only if --benchmarks is given.
     """
     from flows.overrides import parse_assignments
-    from flows.parameters import parse_parameters
+    from flows.parameters import WEAK_SANDBOX, parse_parameters
 
     parameters = {
         "preset": preset,
         "depth": depth,
         "store": store,
         "source": source,
-        "overrides": parse_assignments(assignments),
+        "overrides": {
+            **(WEAK_SANDBOX if allow_weak_sandbox else {}),
+            **parse_assignments(assignments),
+        },
         "start_from": start_from,
         "stop_after": stop_after,
         "force": force,

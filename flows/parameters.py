@@ -23,6 +23,9 @@ BEGINNING, END = "none", "end"
 NO_RUN = "dummy"
 """The name that turns tracking off, as in the reference."""
 
+WEAK_SANDBOX = {f"chat_eval_{model}.allow_weak_sandbox": True for model in ("sft", "rl")}
+"""Overrides that let generated code run where only limits hold it back."""
+
 
 class RunParameters(Config):
     """Parameters of the flow `speedrun`; all have a default."""

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 EXIT_USER_ERROR = 2
 MAX_PROMPT_TOKENS = 2048
-SMALL_WIDTH = 512
-"""Below this width a second thread costs more in waiting than it brings."""
-MAX_THREADS = 8
 HINT = "Ctrl-C stops a reply; /quit or Ctrl-D ends."
 
 
@@ -121,24 +118,14 @@ def converse(chat: Chat, out: TextIO) -> None:
 
 def load_chat(arguments: argparse.Namespace) -> Chat:
     """Load the model; heavy imports happen here, after every argument was checked."""
-    import torch
-
-    from nanochat_core.distributed.ranks import pick_device
-    from nanochat_core.inference.engine import InferenceEngine
-    from nanochat_core.inference.loading import load_pair, read_config
+    from nanochat_core.inference.opening import open_engine
     from nanochat_core.inference.sampler import SamplingSettings
 
     settings = SamplingSettings(
         arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed
     )
-    device = pick_device(arguments.device)
-    _, shape = read_config(arguments.model)
-    is_small = shape.n_embd < SMALL_WIDTH
-    torch.set_num_threads(1 if is_small else min(MAX_THREADS, os.cpu_count() or 1))
-    # A single token is read-bound: on a CPU, casting float32 weights for each would cost more.
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model, _, tokenizer = load_pair(arguments.model, arguments.tokenizer, device, dtype)
-    return Chat(InferenceEngine(model, tokenizer), settings, arguments.max_new_tokens)
+    engine = open_engine(arguments.model, arguments.tokenizer, arguments.device)
+    return Chat(engine, settings, arguments.max_new_tokens)
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from nanochat_core.serving.engine_thread import EngineThread
 
 EXIT_USER_ERROR, EXIT_INTERRUPTED = 2, 130
-SMALL_WIDTH = 512
-"""Below this width a second thread costs more in waiting than it brings."""
-MAX_THREADS = 8
 GRACE_SECONDS = 2
 """How long clients that read slowly get to take what is left when the server ends."""
 MAX_CONNECTIONS = 256
@@ -133,26 +130,10 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
-def open_engine(model_folder: Path, tokenizer_folder: Path, device: str) -> InferenceEngine:
-    """Load the model."""
-    import torch
-
-    from nanochat_core.distributed.ranks import pick_device
-    from nanochat_core.inference.engine import InferenceEngine
-    from nanochat_core.inference.loading import load_pair, read_config
-
-    place = pick_device(device)
-    _, shape = read_config(model_folder)
-    is_small = shape.n_embd < SMALL_WIDTH
-    torch.set_num_threads(1 if is_small else min(MAX_THREADS, os.cpu_count() or 1))
-    # A single token is read-bound: on a CPU, casting float32 weights for each would cost more.
-    dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
-    model, _, tokenizer = load_pair(model_folder, tokenizer_folder, place, dtype)
-    return InferenceEngine(model, tokenizer)
-
-
 def serve(settings: ServerSettings, arguments: argparse.Namespace) -> None:
     """Load, listen and answer until a signal."""
+    from nanochat_core.inference.opening import open_engine
+
     with bind(settings.host, settings.port) as bound:
         engine = open_engine(arguments.model, arguments.tokenizer, arguments.device)
         _answer(settings, engine, bound)

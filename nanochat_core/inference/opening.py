@@ -1,0 +1,26 @@
+"""A model as the programs that talk to people want it: on the best device, ready to answer."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from nanochat_core.distributed.ranks import pick_device
+from nanochat_core.inference.engine import InferenceEngine
+from nanochat_core.inference.loading import load_pair, read_config
+
+SMALL_WIDTH = 512
+"""Below this width a second thread costs more in waiting than it brings."""
+MAX_THREADS = 8
+
+
+def open_engine(model_folder: Path, tokenizer_folder: Path, device: str) -> InferenceEngine:
+    """Load a model to answer with, and set the number of CPU threads of this process for it."""
+    place = pick_device(device)
+    _, shape = read_config(model_folder)
+    is_small = shape.n_embd < SMALL_WIDTH
+    torch.set_num_threads(1 if is_small else min(MAX_THREADS, os.cpu_count() or 1))
+    # A single token is read-bound: on a CPU, casting float32 weights for each would cost more.
+    dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
+    model, _, tokenizer = load_pair(model_folder, tokenizer_folder, place, dtype)
+    return InferenceEngine(model, tokenizer)
