@@ -3,8 +3,10 @@
 from flows.presets import Preset
 from nanochat_core.benchmarks.files import expected_files
 from nanochat_core.benchmarks.names import FROM_FILES, FileName
+from nanochat_core.config.base import Recipe
 from nanochat_core.data.benchmark_files import resolve_benchmark_files
 from nanochat_core.evals.recipes import ChatEvalRecipe
+from nanochat_core.training.recipes import RlRecipe
 
 KNOWN_FILES = tuple(
     file
@@ -32,6 +34,13 @@ def with_benchmarks(preset: Preset, folder: str) -> Preset:
 def tests_in(file_names: set[str]) -> tuple[FileName, ...]:
     """Benchmarks whose test rows are among the files."""
     return tuple(name for name in FROM_FILES if file_names & set(expected_files(name, "test")))
+
+
+def reads_files(recipe: Recipe) -> bool:
+    """Whether a station puts problems to its model that come from files."""
+    if isinstance(recipe, RlRecipe):
+        return recipe.task in FROM_FILES
+    return isinstance(recipe, ChatEvalRecipe) and not set(FROM_FILES).isdisjoint(recipe.benchmarks)
 
 
 def _asking_also(recipe: ChatEvalRecipe, names: tuple[FileName, ...]) -> ChatEvalRecipe:

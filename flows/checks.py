@@ -18,6 +18,7 @@ from nanochat_core.config.execution import Execution
 from nanochat_core.data.recipes import FilesSource
 from nanochat_core.data.sources import check_first_documents, list_source, num_text_bytes
 from nanochat_core.errors import BatchSizeError, ConfigError, DataError
+from nanochat_core.sandbox.execution import Sandbox
 from nanochat_core.training.dial import (
     TrainingPlan,
     accumulation_steps,
@@ -91,6 +92,15 @@ def check_benchmarks(preset: Preset, stations: Sequence[str]) -> None:
                 f"{station} needs the {split} rows of {name}; put {' or '.join(files)} into a "
                 "folder and give it with --benchmarks"
             )
+
+
+def check_sandbox(preset: Preset, stations: Sequence[str]) -> None:
+    """Refuse to run generated code where nothing would hold it back, before a model is trained."""
+    for station in ("chat_eval_sft", "chat_eval_rl"):
+        runs_code = "humaneval" in getattr(preset.recipes, station).benchmarks
+        may_be_weak = getattr(preset.executions, station).allow_weak_sandbox
+        if station in stations and runs_code and not may_be_weak:
+            Sandbox.open(allow_weak=False)
 
 
 def check_trackers(preset: Preset) -> None:

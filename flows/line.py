@@ -7,12 +7,13 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any
 from uuid import uuid4
 
 from prefect import get_run_logger
 
+from flows.benchmark_sets import reads_files
 from flows.parameters import ResolvedRun, RunParameters, resolve
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import ArtifactRef
@@ -57,23 +58,25 @@ class Line:
         self,
         stage: Stage,
         *,
-        optional: Mapping[str, ArtifactRef | None] = MappingProxyType({}),
+        benchmarks: ArtifactRef | None = None,
         **inputs: ArtifactRef | None,
     ) -> ArtifactRef | None:
         """The artifact of a station: found in the store, or made.
 
-        None after the last station, without one of its inputs (`optional` ones may be missing),
-        and for a station that this run leaves out.
+        None after the last station, without one of its inputs, and for a station that this run
+        leaves out. `benchmarks` becomes an input where the recipe reads some.
         """
         name = stage.station
-        present = {k: ref for k, ref in (*inputs.items(), *optional.items()) if ref is not None}
-        if name not in self.resolved.stations or inputs.keys() - present.keys():
+        present = {key: ref for key, ref in inputs.items() if ref is not None}
+        if name not in self.resolved.stations or len(present) < len(inputs):
             return None
-        preset = self.resolved.preset
+        recipe = getattr(self.resolved.preset.recipes, name)
+        if benchmarks is not None and reads_files(recipe):
+            present["benchmarks"] = benchmarks
         call = StageCall(
             self.run,
-            getattr(preset.recipes, name),
-            getattr(preset.executions, name),
+            recipe,
+            getattr(self.resolved.preset.executions, name),
             force=name in self.resolved.forced,
         )
         call.source_paths = self.resolved.source_paths.get(name, ())

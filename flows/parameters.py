@@ -61,9 +61,10 @@ class RunParameters(Config):
     def _hold_no_secret(cls, given: tuple[str, ...] | str) -> tuple[str, ...] | str:
         """Parameters are recorded with the run: a key in a URL would be, too."""
         for url in (given,) if isinstance(given, str) else given:
-            protocol, _, rest = url.rpartition("://")
-            is_signed = protocol.startswith("http") and "?" in rest
-            if protocol and (is_signed or "@" in rest.split("/", 1)[0]):
+            # One URL can stand inside another: simplecache::https://..., zip://a.txt::https://...
+            protocol, *places = url.split("://")
+            is_signed = "http" in url.rpartition("://")[0] and "?" in url
+            if places and (is_signed or any("@" in place.split("/", 1)[0] for place in places)):
                 raise ConfigError(
                     f"a URL on {protocol}:// holds a user name, key or signature, which would "
                     "be recorded with the run; give credentials in the environment instead"
@@ -133,6 +134,7 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
     preset = apply_overrides(preset, {**general, **tracking, **parameters.overrides})
     stations = _stations(parameters, preset)
     checks.check_benchmarks(preset, stations)
+    checks.check_sandbox(preset, stations)
     planned = checks.plan(preset)
     checks.check_devices(preset)
     checks.check_trackers(preset)
@@ -199,6 +201,8 @@ def _forced(parameters: RunParameters, stations: tuple[str, ...]) -> tuple[str, 
         first = one_of("station", parameters.start_from, STATIONS)
         later = STATIONS[STATIONS.index(first) :]
         asked |= {first, *(name for name in later if name in stations)}
+    if "benchmarks" in asked and not parameters.benchmarks:
+        raise ConfigError("the station benchmarks is there only with --benchmarks FOLDER; give it")
     if never := asked - set(stations):
         raise ConfigError(
             f"{', '.join(sorted(never))} is to be made again, but the run stops after "

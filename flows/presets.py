@@ -181,7 +181,8 @@ def demo(source: Source) -> Preset:
                 samples_per_question=8,
                 max_new_tokens=32,
                 num_iterations=80,
-                lr_scale=0.3,
+                # From 0.2 on it forgot who it is (LOG.md, reinforcement).
+                lr_scale=0.12,
                 pass_at_k_questions=50,
                 **SCALAR_RATES,
             ),

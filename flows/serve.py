@@ -21,7 +21,7 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
 from flows.looking import open_store, resolve_model
-from flows.serve_command import server_command
+from flows.serve_command import served_name, server_command
 from nanochat_core import supervise
 from nanochat_core.errors import JobLostError, NanochatError
 from nanochat_core.inference.by_hand import by_hand_base
@@ -45,7 +45,7 @@ def serve(
     """Serve a model until the flow is cancelled; its page is linked from the flow run."""
     environ = dict(os.environ)  # noqa: TID251  an entry: read here, passed down as values
     found = resolve_model(open_store(store, environ), model, by_hand_base(environ))
-    command = server_command(found, model, host=host, port=port, device=device)
+    command = server_command(found, served_name(model), host=host, port=port, device=device)
     with running_server(command, environ) as (process, log):
         _follow(process, log, model)
 

@@ -40,9 +40,14 @@ def serve(
     opened = open_store(store, environ)
     found = resolve_model(opened, model, by_hand_base(environ))
     typer.echo(f"loading {model} from {found[0]}")
-    command = server_command(found, model, host=host, port=port)
+    command = server_command(found, served_name(model), host=host, port=port)
     # The server takes over this process: terminal, Ctrl-C and exit code are all its own.
     os.execv(sys.executable, command)
+
+
+def served_name(model: str) -> str:
+    """What clients see a model called: as it was asked for, but no path of this machine."""
+    return Path(model).expanduser().name if Path(model).expanduser().is_dir() else model
 
 
 def server_command(

@@ -25,14 +25,14 @@ def speedrun(parameters: RunParameters = RunParameters()) -> ArtifactRef | None:
         text = line.make(shards)
         words = line.make(tokenizer, shards=text)
         ids = line.make(tokens, shards=text, tokenizer=words)
-        tests = {"benchmarks": line.make(benchmarks)}
+        tests = line.make(benchmarks)
         base = line.make(pretrain, tokens=ids, tokenizer=words)
         scores = line.make(base_eval, pretrain=base, tokenizer=words, tokens=ids, shards=text)
         chat = line.make(sft, pretrain=base, tokenizer=words, shards=text)
-        before = line.make(chat_eval_sft, sft=chat, tokenizer=words, optional=tests)
-        better = line.make(rl, sft=chat, tokenizer=words, optional=tests)
-        after = line.make(chat_eval_rl, rl=better, tokenizer=words, optional=tests)
+        before = line.make(chat_eval_sft, sft=chat, tokenizer=words, benchmarks=tests)
+        better = line.make(rl, sft=chat, tokenizer=words, benchmarks=tests)
+        after = line.make(chat_eval_rl, rl=better, tokenizer=words, benchmarks=tests)
         made = {"shards": text, "tokenizer": words, "tokens": ids, "pretrain": base}
         made |= {"base_eval": scores, "sft": chat, "chat_eval_sft": before}
-        line.make(report, **made, rl=better, chat_eval_rl=after, optional=tests)
+        line.make(report, **made, rl=better, chat_eval_rl=after)
         return line.release(better)

@@ -1,5 +1,6 @@
 """Station `benchmarks`: the files of official benchmarks, as their authors publish them."""
 
+from nanochat_core.benchmarks.open import check_files
 from nanochat_core.config.job import StageOutput
 from nanochat_core.data.benchmark_files import copy_benchmark_files
 from nanochat_core.data.recipes import BenchmarksRecipe
@@ -10,7 +11,10 @@ CODE_VERSION = 1
 
 @stage("benchmarks", code_version=CODE_VERSION, retries=LOST_JOB_RETRIES)
 def benchmarks(work: StageWork) -> StageOutput:
-    """Copy the planned files into the store, verified."""
+    """Copy the planned files into the store, verified, and read every row of them."""
     recipe = BenchmarksRecipe.model_validate(work.recipe)
     (source,) = work.source_paths
-    return copy_benchmark_files(recipe, source, str(work.output), work.progress)
+    copied = copy_benchmark_files(recipe, source, str(work.output), work.progress)
+    # A row of another form must not end the run hours later, when it is asked.
+    num_rows = check_files(work.output)
+    return copied.model_copy(update={"metrics": {**copied.metrics, "rows": num_rows}})

@@ -4,7 +4,7 @@ from nanochat_core.config.job import StageOutput
 from tasks.stage import LOST_JOB_RETRIES, StageWork, stage
 from tasks.torchrun import run_job
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @stage("sft", code_version=CODE_VERSION, retries=LOST_JOB_RETRIES)

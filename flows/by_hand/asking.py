@@ -144,7 +144,7 @@ def _settle_horizon(found: Translation) -> None:
                 "--num-iterations or --target-flops"
             )
         del recipe["target_param_data_ratio"]
-    if {"target_param_data_ratio", "target_flops"} & recipe.keys():
+    if "target_param_data_ratio" in recipe or recipe.get("target_flops", "auto") != "auto":
         recipe.setdefault("num_iterations", "auto")
 
 

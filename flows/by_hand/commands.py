@@ -19,7 +19,10 @@ from nanochat_core.errors import JobError, JobStoppedError, NanochatError
 
 EXIT_LOST, EXIT_MISTAKE, EXIT_INTERRUPTED, EXIT_STOPPED = 1, 2, 130, 143
 """As jobs end: 2 is whatever their user can mend, 143 a stop with the progress saved."""
-STOPPED = "Stopped. The same command goes on from the last checkpoint; an evaluation begins anew."
+STOPPED = (
+    "Stopped. The same command, without --overwrite, goes on from the last checkpoint; an "
+    "evaluation begins anew."
+)
 
 Act = Callable[[Mapping[str, Any]], None]
 

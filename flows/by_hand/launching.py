@@ -112,9 +112,10 @@ def become(planned: Planned, environ: Mapping[str, str]) -> None:
         sys.stderr.writelines(f"{line}\n" for line in opening_lines(planned))
         for path in planned.folder.path.glob("job-*.json"):
             path.unlink(missing_ok=True)
-        # A restart by torchrun itself continues what its first start had begun.
-        restarted = int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-        spec = prepare(replace(planned, overwrite=planned.overwrite and not restarted))
+        # A restart by torchrun itself continues what its first start had begun, wherever it is.
+        if int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+            planned = replace(planned, overwrite=False, resume_step=-1)
+        spec = prepare(planned)
         unfinished = job_file.with_suffix(".tmp")
         spec.save(unfinished)
         os.replace(unfinished, job_file)

@@ -140,7 +140,10 @@ def plan_rl(request: Request) -> Planned:
     """Reinforcement learning: a chat model, its tokenizer and, for gsm8k, its problems."""
     asked = ask(request)
     model = _model(asked, ("sft",))
-    data = _benchmarks(asked)
+    config = _config(model)
+    _plan_of(model, config)
+    # Files that are not read must not tell a run from one without them.
+    data = _benchmarks(asked) if asked.recipe.task != "sums" else {}
     if asked.recipe.task != "sums" and not data:
         raise ConfigError(
             f"the problems of {asked.recipe.task} are read from files: name their folder with "
@@ -153,7 +156,7 @@ def plan_rl(request: Request) -> Planned:
         recipe=asked.recipe,
         execution=asked.execution,
         sources=sources,
-        folder=_folder(asked, "rl", asked.option("model_tag") or _tag(model, _config(model))),
+        folder=_folder(asked, "rl", asked.option("model_tag") or _tag(model, config)),
         notes=tuple(asked.found.notes),
         lineage=_lineage(asked, model),
         overwrite=bool(asked.option("overwrite")),
@@ -314,13 +317,13 @@ def _config(model: FoundModel) -> dict[str, Any]:
 
 
 def _plan_of(model: FoundModel, config: Mapping[str, Any]) -> TrainingPlan:
-    """How a base model was trained, which its fine-tuning goes on from."""
+    """How the base model was trained, which all later training goes on from."""
     try:
         return TrainingPlan.model_validate(config["plan"])
     except (KeyError, ValidationError) as error:
         raise CheckpointError(
             f"{model.model / MODEL_FILE} does not say how the model was trained (no usable "
-            "`plan`); fine-tune a model that the station pretrain made"
+            "`plan`); train on from a model that the stations pretrain or sft made"
         ) from error
 
 

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import typer
 
 from flows.by_hand.commands import DOCS, SETTINGS, TABLES, Act, command, plan
+from nanochat_core.errors import ConfigError
 
 
 def becoming(name: str) -> Act:
@@ -20,10 +21,23 @@ def becoming(name: str) -> Act:
         from flows.by_hand.launching import become
 
         environ = os.environ  # noqa: TID251  torchrun speaks to its processes in this way
-        ranks = int(environ["WORLD_SIZE"]) if "WORLD_SIZE" in environ else None
-        become(plan(name, values, ranks), environ)
+        become(plan(name, values, ranks_here(environ)), environ)
 
     return act
+
+
+def ranks_here(environ: Mapping[str, str]) -> int | None:
+    """How many processes torchrun has started; None without it, ConfigError on several machines."""
+    if "WORLD_SIZE" not in environ:
+        return None
+    all_ranks = int(environ["WORLD_SIZE"])
+    here = int(environ.get("LOCAL_WORLD_SIZE", all_ranks))
+    if here != all_ranks:
+        raise ConfigError(
+            f"torchrun has started {all_ranks} processes, {here} of them on this machine; a run "
+            "by hand is for one machine: use torchrun --standalone"
+        )
+    return all_ranks
 
 
 def main(name: str) -> NoReturn:

@@ -1,10 +1,11 @@
 """What every benchmark is: rows that become conversations, and a judgement of replies."""
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from nanochat_core.conversation.types import Conversation
 
 Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @runtime_checkable

@@ -4,19 +4,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from nanochat_core.benchmarks.base import Benchmark, GenerativeBenchmark, Split
-from nanochat_core.benchmarks.files import Row, read_benchmark_rows
+from nanochat_core.benchmarks.base import SPLITS, Benchmark, GenerativeBenchmark, Split
+from nanochat_core.benchmarks.files import Row, expected_files, read_benchmark_rows
 from nanochat_core.benchmarks.gsm8k import Gsm8k, Gsm8kRow
 from nanochat_core.benchmarks.humaneval import HumanEval, HumanEvalRow
 from nanochat_core.benchmarks.identity import make_identity
 from nanochat_core.benchmarks.multiple_choice import ArcRow, MmluRow, MultipleChoice
-from nanochat_core.benchmarks.names import BENCHMARKS
+from nanochat_core.benchmarks.names import BENCHMARKS, FileName
 from nanochat_core.benchmarks.spelling import make_spelling
 from nanochat_core.benchmarks.sums import make_sums
 from nanochat_core.conversation.identity import ModelFacts
 from nanochat_core.errors import ConfigError, UnknownNameError
 from nanochat_core.sandbox.execution import Sandbox
 
+ROW_TYPES: dict[FileName, type[Row]] = {
+    "arc-easy": ArcRow,
+    "arc-challenge": ArcRow,
+    "mmlu": MmluRow,
+    "gsm8k": Gsm8kRow,
+    "humaneval": HumanEvalRow,
+}
 DEFAULT_COUNT = 200
 """Sums or words when nobody says how many."""
 
@@ -70,6 +77,19 @@ def open_generative(
             "sums, spelling, gsm8k"
         )
     return benchmark
+
+
+def check_files(folder: Path) -> int:
+    """Read every benchmark file of a folder; how many rows there are. DataError for a bad one."""
+    present = [
+        (name, split)
+        for name in ROW_TYPES
+        for split in SPLITS
+        if any((folder / file).is_file() for file in expected_files(name, split))
+    ]
+    return sum(
+        len(read_benchmark_rows(folder, name, split, ROW_TYPES[name])) for name, split in present
+    )
 
 
 def _read(

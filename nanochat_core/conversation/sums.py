@@ -59,10 +59,12 @@ def sum_conversations(count: int, rng: random.Random) -> list[Conversation]:
 
 
 def sum_conversation(question: str, a: int, b: int) -> Conversation:
-    """A question about a + b with its worked answer."""
-    return exchange(
-        question, python(f"{a}+{b}"), python_output(str(a + b)), f"{a} + {b} = {a + b}."
-    )
+    """A question about a + b with its worked answer.
+
+    Without a full stop: where sums ended with one, reinforcement taught the model to end after
+    any digit and a point, as in "I have 1.2 million parameters" (LOG.md, reinforcement).
+    """
+    return exchange(question, python(f"{a}+{b}"), python_output(str(a + b)), f"{a} + {b} = {a + b}")
 
 
 def held_out_sums(count: int, seed: int) -> list[HeldOutSum]:

@@ -45,7 +45,7 @@ def _check_members(archive: Path, members: list[zipfile.ZipInfo]) -> None:
     for member in members:
         path = PurePosixPath(member.filename.replace("\\", "/"))
         is_link = (member.external_attr >> 16) & 0o170000 == 0o120000
-        if path.is_absolute() or ".." in path.parts or ":" in path.parts[0] or is_link:
+        if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]) or is_link:
             raise DataError(
                 f"{archive}: refused the member {member.filename!r}, which would not be a plain "
                 "file inside the target folder; do not trust this archive"

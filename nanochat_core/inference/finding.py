@@ -84,7 +84,7 @@ class ModelFinder:
             raise CheckpointError(
                 f"{folder} has no {MODEL_FILE}; give a folder that pretrain, sft or rl published"
             )
-        kind = next((k for k in CHAT_STATIONS if k in place.absolute().parts[-3:-1]), "")
+        kind = next((k for k in CHAT_STATIONS if k in place.absolute().parts[-3:-2]), "")
         return FoundModel(kind, place, self.tokenizer or _tokenizer_beside(place))
 
     def _of_tag(self, kinds: Sequence[str], tag: str, depth: int | None) -> FoundModel | None:

@@ -31,6 +31,7 @@ from nanochat_core.jobs.in_training import (
     BUNDLE_FOLDER,
     BUNDLE_INPUT,
     SHARDS_INPUT,
+    forward_rows,
     heldout_tasks,
 )
 from nanochat_core.jobs.training_run import to_device
@@ -43,8 +44,6 @@ log = logging.getLogger(__name__)
 SAMPLES_FILE = "samples.json"
 EXAMPLES_FILE = "examples.csv"
 TOKENS_INPUT = "tokens"
-MAX_LOGITS = 2**29
-"""Of one forward pass: it is not compiled, so several float32 copies of 2 GiB each exist."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,9 @@ class BaseEval:
 
     @property
     def batch_tokens(self) -> int:
-        """Tokens of one forward pass: a micro-batch of training, or fewer, but at least a row."""
-        config, rows = self.model.config, self.spec.execution.device_batch_size
-        most_rows = MAX_LOGITS // (config.vocab_size * config.sequence_len)
-        return max(1, min(rows, most_rows)) * config.sequence_len
+        """Tokens of one forward pass."""
+        config = self.model.config
+        return forward_rows(config, self.spec.execution.device_batch_size) * config.sequence_len
 
     def validation_loss(self) -> LossTotals | None:
         """Summed loss of the validation rows, of all ranks; None without rows."""

@@ -24,6 +24,7 @@ from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.sampler import GREEDY
 from nanochat_core.jobs.common import StopRequest
 from nanochat_core.jobs.training_run import TrainingRun
+from nanochat_core.model.config import ModelConfig
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 from nanochat_core.training.loop import Hook, StepMetrics
 from nanochat_core.training.state import TrainState
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 BUNDLE_INPUT, SHARDS_INPUT = "eval_bundle", "shards"
 BUNDLE_FOLDER = "bundle"
 CHECKED_EXAMPLES = 8
+MAX_LOGITS = 2**29
+"""Of one forward pass: it is not compiled, so several float32 copies of 2 GiB each exist."""
 
 
 @dataclass
@@ -86,7 +89,7 @@ class InContextScores:
         """The score under its name; a stop request is heard after each task, by all ranks."""
         run, results = self.run, list[TaskResult]()
         model = run.state.model
-        rows = run.spec.execution.device_batch_size
+        rows = forward_rows(model.config, run.spec.execution.device_batch_size)
         for task in self.bundle.tasks:
             part = evaluate_core(
                 model,
@@ -105,6 +108,12 @@ class InContextScores:
         step, name = run.state.step, score.metric_name
         log.info("step %d: %s %.4f +- %.4f", step, name, score.score, score.score_stderr)
         return {name: score.score}
+
+
+def forward_rows(config: ModelConfig, device_batch_size: int) -> int:
+    """Rows of one evaluating pass: a micro-batch of training, or fewer, but at least one."""
+    most_rows = MAX_LOGITS // (config.vocab_size * config.sequence_len)
+    return max(1, min(device_batch_size, most_rows))
 
 
 def check_tasks(bundle: Bundle, tokenizer: Tokenizer, max_per_task: int, max_tokens: int) -> None:

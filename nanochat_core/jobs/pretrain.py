@@ -13,7 +13,7 @@ from nanochat_core.evals.bits_per_byte import bits_per_byte
 from nanochat_core.evals.looks import TrainingLooks
 from nanochat_core.inference.loading import save_model
 from nanochat_core.jobs.common import StopRequest, run_job_main
-from nanochat_core.jobs.in_training import training_looks
+from nanochat_core.jobs.in_training import forward_rows, training_looks
 from nanochat_core.jobs.model_files import publish_optimizer
 from nanochat_core.jobs.training_run import (
     RunPlan,
@@ -131,9 +131,8 @@ def validation(
     )
 
     def evaluate() -> float:
-        batches = rows.batches(
-            spec.execution.device_batch_size, rank=ranks.rank, world_size=ranks.world_size
-        )
+        size = forward_rows(model.config, spec.execution.device_batch_size)
+        batches = rows.batches(size, rank=ranks.rank, world_size=ranks.world_size)
         tensors = ((to_device(x, ranks.device), to_device(y, ranks.device)) for x, y in batches)
         return bits_per_byte(model, tensors, tokenizer.token_bytes, ranks)
 

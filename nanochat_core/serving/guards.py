@@ -1,6 +1,7 @@
 """What every request passes before it reaches a route: who asks, and how much it sends."""
 
 import ipaddress
+from typing import Literal
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -70,16 +71,24 @@ class Guards:
 
 def check_same_machine(host: str, origin: str | None) -> None:
     """Raise ForbiddenError unless a request was made on this machine, by no other site."""
-    name = urlsplit(f"//{host}").hostname or ""
-    if not is_loopback(name):
+    if not is_loopback(_part(f"//{host}", "hostname")):
         raise ForbiddenError(
             f"the request is for the host {host!r}, but this server is on loopback alone: use "
             "localhost or 127.0.0.1, or start it with --host"
         )
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and _part(origin, "netloc") != host:
         raise ForbiddenError(
             f"the request comes from a page of {origin!r}; only this server's own page may ask it"
         )
+
+
+def _part(url: str, name: Literal["hostname", "netloc"]) -> str:
+    """A part of what a client calls a URL; empty where it is none."""
+    try:
+        part: str | None = getattr(urlsplit(url), name)
+    except ValueError:  # brackets that do not match, as in "[::1"
+        return ""
+    return part or ""
 
 
 def _too_large(given: str, limit: int) -> str:

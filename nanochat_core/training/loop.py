@@ -123,6 +123,7 @@ class Trainer:
         if not math.isfinite(loss) and not state.loss_scale.enabled:
             raise TrainingError(
                 f"the loss of step {state.step} is {loss}; nothing after the last checkpoint was "
-                "saved. Lower the learning rates (pretrain.optimizer.lr_scale) or use float32"
+                "saved. Lower the learning rates (pretrain.optimizer.lr_scale, sft.lr_scale, "
+                "rl.lr_scale) or use float32"
             )
         return loss

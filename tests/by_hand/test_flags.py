@@ -131,6 +131,7 @@ def test_a_given_horizon_replaces_that_of_a_preset(environ: dict[str, str]) -> N
     assert asked(environ, preset="demo").recipe.num_iterations == 1_500
     given = asked(environ, preset="demo", target_param_data_ratio=8.0).recipe
     assert (given.num_iterations, given.target_param_data_ratio) == ("auto", 8.0)
+    assert asked(environ, preset="demo", target_flops=-1.0).recipe.num_iterations == 1_500
     steps = asked(environ, target_param_data_ratio=-1.0, num_iterations=7).recipe
     assert steps.num_iterations == 7
     with pytest.raises(ConfigError, match="number of steps open"):

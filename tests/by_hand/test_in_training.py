@@ -14,6 +14,8 @@ from nanochat_core.evals.bundle import OFFICIAL_TASKS
 from nanochat_core.evals.looks import TrainingLooks
 from nanochat_core.jobs import pretrain
 from nanochat_core.jobs.common import StopRequest
+from nanochat_core.jobs.in_training import forward_rows
+from nanochat_core.model.config import ModelConfig
 from tests.evals.eval_tools import choice_rows, write_bundle
 from tests.jobs.job_tools import BASE_FILES, PRETRAIN, make_line, make_spec, results
 
@@ -68,6 +70,13 @@ def test_looking_changes_no_bit_of_the_model(
     assert not logged(tmp_path / "plain", "demo_score")
     samples = [record.message for record in caplog.records if "'ka lo' ->" in record.message]
     assert [text.split(":")[0] for text in samples] == ["step 2", "step 4"]
+
+
+def test_passes_that_are_not_compiled_hold_a_bounded_number_of_logits() -> None:
+    config = ModelConfig(n_layer=2, n_head=1, n_kv_head=1, n_embd=128)
+    assert forward_rows(config, 32) == 8  # of 2,048 tokens and 32,768 logits each
+    assert forward_rows(config, 4) == 4
+    assert forward_rows(config.model_copy(update={"sequence_len": 2**15}), 4) == 1
 
 
 def test_only_the_official_tasks_make_a_core_metric(line: dict[str, str], tmp_path: Path) -> None:

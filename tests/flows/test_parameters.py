@@ -97,6 +97,8 @@ def test_fields_that_depend_on_each_other_are_checked_together() -> None:
         ({"stop_after": "pretain"}, UnknownNameError, "did you mean pretrain"),
         ({"force": ["tokenzer"]}, UnknownNameError, "did you mean tokenizer"),
         ({"force": ["sft"], "stop_after": "tokens"}, ConfigError, "choose a later --stop-after"),
+        ({"force": ["benchmarks"]}, ConfigError, "only with --benchmarks FOLDER"),
+        ({"start_from": "benchmarks"}, ConfigError, "only with --benchmarks FOLDER"),
         ({"compute_dtype": "bf16"}, UnknownNameError, "bfloat16"),
     ],
 )

@@ -11,10 +11,17 @@ import pytest
 
 from flows.checks import check_compiler, missing_device
 from flows.overrides import parse_assignments
-from flows.parameters import ResolvedRun, check, parse_parameters
+from flows.parameters import WEAK_SANDBOX, ResolvedRun, check, parse_parameters
 from flows.presets import PRESETS
 from nanochat_core.data.recipes import HarvestSource
-from nanochat_core.errors import BatchSizeError, ConfigError, DataError, UnknownNameError
+from nanochat_core.errors import (
+    BatchSizeError,
+    ConfigError,
+    DataError,
+    UnknownNameError,
+    WeakSandboxError,
+)
+from nanochat_core.sandbox import tiers
 
 PARAGRAPHS = [f"Paragraph {i} says that {i} times seven is {7 * i}. " * 12 for i in range(200)]
 
@@ -183,7 +190,13 @@ def test_a_machine_without_a_compiler_is_told_how_to_go_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["https://me:token@example.org/a.txt", "https://example.org/a.txt?signature=token"]
+    "source",
+    [
+        "https://me:token@example.org/a.txt",
+        "https://example.org/a.txt?signature=token",
+        "simplecache::https://example.org/a.txt?signature=token",
+        "https://example.org/a.txt?signature=token&next=http://example.org",
+    ],
 )
 def test_a_source_that_would_record_a_secret_is_refused_without_showing_it(source: str) -> None:
     with pytest.raises(ConfigError, match="credentials in the environment") as refusal:
@@ -201,3 +214,14 @@ def test_a_benchmark_without_its_file_is_refused_by_the_name_of_the_file(tmp_pat
 def test_a_folder_without_benchmarks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no benchmark"):
         checked(benchmarks=str(tmp_path))
+
+
+def test_generated_code_that_nothing_would_hold_back_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiers, "ways", lambda: iter([]))
+    (tmp_path / "humaneval-test.jsonl").write_text("{}")
+    with pytest.raises(WeakSandboxError, match="--allow-weak-sandbox"):
+        checked(benchmarks=str(tmp_path))
+    assert checked(benchmarks=str(tmp_path), stop_after="sft").stations[-1] == "sft"
+    assert checked(benchmarks=str(tmp_path), overrides=WEAK_SANDBOX).stations[-1] == "release"

@@ -210,6 +210,8 @@ def test_a_failed_reply_is_a_500_that_tells_no_details(caplog: pytest.LogCapture
         ("localhost:8000", "null", 403),
         ("127.0.0.1.evil.example", None, 403),
         ("", None, 403),
+        ("[::1", None, 403),
+        ("localhost:8000", "http://[::1", 403),
     ],
 )
 def test_on_loopback_only_this_machine_and_this_page_may_ask(
