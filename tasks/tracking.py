@@ -94,6 +94,12 @@ class Sink:
             supervise.end_marked(self._mark, 1.0)
         self.look()
 
+    def hand_over(self) -> None:
+        """Leave it to the program that this process becomes by exec: it ends with that."""
+        if self._process is not None and self._process.stdin is not None:
+            # A bare descriptor: nothing closes it when this object is collected, and exec keeps it.
+            os.set_inheritable(os.dup(self._process.stdin.fileno()), True)
+
     def _start(self, spec: JobSpec) -> subprocess.Popen[bytes]:
         self._wait_for_an_earlier_one()
         self.work.mkdir(parents=True, exist_ok=True)

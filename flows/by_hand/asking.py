@@ -162,7 +162,6 @@ def _take_tracking(request: Request, found: Translation) -> None:
     if run == NO_RUN or (not run and tracker == "none"):
         return
     chosen = "wandb" if tracker == "none" else tracker
-    check_tracker(chosen)
     found.execution |= {"tracker": chosen, "tracker_run": run or request.station}
 
 
@@ -177,6 +176,7 @@ def _take_ranks(request: Request, found: Translation) -> None:
 
 
 def _check_machine(station: str, preset: Preset, execution: Execution) -> None:
+    check_tracker(execution.tracker)
     torch_version = importlib.metadata.version("torch")
     reason = checks.missing_device(
         execution.device, platform=sys.platform, torch_version=torch_version

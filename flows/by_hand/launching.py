@@ -4,7 +4,6 @@ import logging
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -16,12 +15,12 @@ import psutil
 
 from flows.by_hand.planning import Planned, check_resume_step
 from flows.numbers import duration
-from nanochat_core.config.job import LOG_FILE, METRICS_FILE, JobSpec, StageOutput
+from nanochat_core.config.job import LOG_FILE, JobSpec, StageOutput
 from nanochat_core.errors import JobError
 from nanochat_core.inference.by_hand import newest_result, numbered_results, result_number
 from tasks.listening import describe_metrics
 from tasks.torchrun import LogTail, job_environment, run_job
-from tasks.tracking import TRACKING_LOG
+from tasks.tracking import Sink
 
 EVAL_RESULT = "result"
 RANK_0_SECONDS = 600.0
@@ -119,34 +118,11 @@ def become(planned: Planned, environ: Mapping[str, str]) -> None:
         unfinished = job_file.with_suffix(".tmp")
         spec.save(unfinished)
         os.replace(unfinished, job_file)
-        _start_tracking(spec, job_file)
+        Sink(spec, lambda warning: sys.stderr.writelines([warning, "\n"])).hand_over()
     else:
         spec = _job_of_rank_0(job_file)
     command = [sys.executable, "-m", module_of(planned), str(job_file)]
     os.execve(sys.executable, command, job_environment(spec))
-
-
-def _start_tracking(spec: JobSpec, job_file: Path) -> None:
-    """Send the metrics along, until the process that this one becomes has ended.
-
-    It holds the other end of the pipe that the tracking process reads.
-    """
-    if spec.execution.tracker == "none":
-        return
-    metrics = Path(spec.work_folder, METRICS_FILE)
-    written = metrics.stat().st_mtime_ns if metrics.exists() else 0
-    command = [sys.executable, "-m", "tasks.tracking", str(job_file)]
-    with Path(spec.work_folder, TRACKING_LOG).open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--stale-mtime", str(written)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    assert process.stdin is not None, "stdin is a pipe"
-    # A bare descriptor: nothing closes it when `process` is collected, and exec keeps it.
-    os.set_inheritable(os.dup(process.stdin.fileno()), True)
 
 
 def _job_of_rank_0(job_file: Path) -> JobSpec:

@@ -184,7 +184,7 @@ def plan_base_eval(request: Request, parts: tuple[str, ...], kind: str) -> Plann
         recipe=recipe,
         execution=asked.execution,
         sources=sources,
-        folder=_folder(asked, kind, _tag(model, _config(model))),
+        folder=_folder(asked, kind, _eval_tag(model, _config(model))),
         notes=tuple(asked.found.notes),
     )
 
@@ -213,7 +213,7 @@ def plan_chat_eval(request: Request) -> Planned:
         recipe=asked.with_recipe(benchmarks=names),
         execution=asked.execution,
         sources=sources,
-        folder=_folder(asked, "chat_eval", f"{name}-{_tag(model, _config(model))}"),
+        folder=_folder(asked, "chat_eval", f"{name}-{_eval_tag(model, _config(model))}"),
         notes=tuple(asked.found.notes),
     )
 
@@ -332,6 +332,12 @@ def _tag(model: FoundModel, config: Mapping[str, Any]) -> str:
     tag = model.model.parent.name
     is_by_hand = model.ref is None and model.model.name.startswith("model-")
     return tag if is_by_hand else f"d{config['model']['n_layer']}"
+
+
+def _eval_tag(model: FoundModel, config: Mapping[str, Any]) -> str:
+    """As `_tag`, but models of one depth in the store keep their results apart."""
+    tag = _tag(model, config)
+    return tag if model.ref is None else f"{tag}-{model.ref.fingerprint[:8]}"
 
 
 def _tokenizer(model: FoundModel) -> Source:

@@ -5,6 +5,7 @@ no compiled function is touched, and weights come out bit for bit the same witho
 """
 
 import logging
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +142,8 @@ def heldout_tasks(spec: JobSpec, place: Path, seed: int, ranks: Ranks) -> Bundle
     """The tasks made of held-out documents; none when these hold too few sentences."""
     folder = place / BUNDLE_FOLDER
     if ranks.is_main:
+        # Those of an earlier run may be of other documents.
+        shutil.rmtree(folder, ignore_errors=True)
         try:
             build_heldout_bundle(spec.input(SHARDS_INPUT), folder, seed=seed)
         except DataError as error:
