@@ -24,10 +24,13 @@ from nanochat_core.artifacts.store import ArtifactStore
 with ArtifactStore(sys.argv[1], cache_folder=Path(sys.argv[2])).lock("sft", "ab" * 32):
     orphan = 0
     if sys.argv[3] == "fork":
+        runs, tells = os.pipe()
         orphan = os.fork()
         if not orphan:
+            os.write(tells, b".")  # it has left the lock behind by now
             time.sleep(60)
             os._exit(0)
+        os.read(runs, 1)
     print(orphan, flush=True)
     time.sleep(60)
 """
