@@ -47,7 +47,7 @@ class SampleHook:
     looks: TrainingLooks
     every: int
 
-    def after_step(self, state: TrainState, metrics: StepMetrics) -> None:  # noqa: ARG002
+    def after_step(self, state: TrainState, metrics: StepMetrics) -> None:
         """Sample when it is due."""
         if state.step % self.every == 0:
             for sample in draw_samples(
