@@ -21,10 +21,11 @@ from nanochat_core.errors import BatchSizeError, ConfigError, DataError
 from nanochat_core.sandbox.execution import Sandbox
 from nanochat_core.training.dial import (
     TrainingPlan,
-    accumulation_steps,
+    check_device_batch,
     extrapolation_warning,
     plan_training,
 )
+from tasks.launches import check_nodes
 from tasks.tracking import check_tracker
 
 Finder = Callable[[str], str | None]
@@ -47,16 +48,32 @@ def plan(preset: Preset) -> TrainingPlan:
     for station in ("pretrain", "sft"):
         execution: Execution = getattr(preset.executions, station)
         try:
-            accumulation_steps(planned.rows_per_step, execution.device_batch_size, execution.ranks)
+            check_device_batch(
+                planned.rows_per_step, execution.device_batch_size, world_size(execution)
+            )
         except ConfigError as error:
             raise type(error)(f"{station}: {error}") from error
-    questions, ranks = preset.recipes.rl.questions_per_step, preset.executions.rl.ranks
+    check_questions(preset)
+    return planned
+
+
+def world_size(execution: Execution) -> int:
+    """Ranks of all machines."""
+    return execution.ranks * execution.nodes
+
+
+def check_questions(preset: Preset) -> None:
+    """Refuse a number of ranks that does not share out the questions of a step evenly."""
+    execution, questions = preset.executions.rl, preset.recipes.rl.questions_per_step
+    ranks = world_size(execution)
     if questions % ranks:
+        given = f"rl.ranks={execution.ranks}"
+        if execution.nodes > 1:
+            given += f" times rl.nodes={execution.nodes}"
         raise BatchSizeError(
-            f"rl.questions_per_step={questions} is not a multiple of rl.ranks={ranks}; use "
+            f"rl.questions_per_step={questions} is not a multiple of {given}; use "
             f"{-(-questions // ranks) * ranks} questions, or a number of ranks that divides"
         )
-    return planned
 
 
 def warnings(preset: Preset, planned: TrainingPlan) -> tuple[str, ...]:
@@ -75,6 +92,12 @@ def check_devices(preset: Preset) -> None:
             raise ConfigError(
                 f"{station}.device={device}, but {reason}; use --set {station}.device=auto"
             )
+
+
+def check_machines(preset: Preset) -> None:
+    """Refuse several machines that could not find each other."""
+    for station in MAKING_STATIONS:
+        check_nodes(station, getattr(preset.executions, station))
 
 
 def check_benchmarks(preset: Preset, stations: Sequence[str]) -> None:

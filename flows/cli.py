@@ -12,7 +12,13 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 import typer
 
 from flows.by_hand.commands import eval_app, train_app
+from flows.doctor_command import EPILOG_LINES as DOCTOR_EXAMPLES
+from flows.doctor_command import doctor
+from flows.join_command import EPILOG_LINES as JOIN_EXAMPLES
+from flows.join_command import join
 from flows.serve_command import serve
+from flows.verify_resume_command import EPILOG_LINES as VERIFY_EXAMPLES
+from flows.verify_resume_command import verify_resume
 from nanochat_core.errors import ConfigError, NanochatError, UnknownNameError
 
 EXIT_ERROR, EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
@@ -289,6 +295,11 @@ app.command(
         "nanochat serve --host 0.0.0.0     for other machines too; there is no password",
     )
 )(told(serve))
+
+
+app.command(epilog=examples(*DOCTOR_EXAMPLES))(told(doctor))
+app.command(epilog=examples(*JOIN_EXAMPLES))(join)
+app.command("verify-resume", epilog=examples(*VERIFY_EXAMPLES))(told(verify_resume))
 
 
 @app.command(

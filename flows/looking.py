@@ -13,6 +13,7 @@ from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import Manifest
 from nanochat_core.errors import ArtifactNotFoundError
 from nanochat_core.inference.finding import ModelFinder
+from tasks.kernel_cache import STATION as KERNELS
 from tasks.listening import describe_metrics
 
 LATEST = "latest"
@@ -41,7 +42,7 @@ def resolve_model(
 def artifact_lines(store: ArtifactStore, station: str = "") -> list[str]:
     """A table with one line an artifact; UnknownNameError for a station that there is not."""
     if station:
-        one_of("station", station, STATIONS)
+        one_of("station", station, (*STATIONS, KERNELS))
     names: dict[str, list[str]] = {}
     for alias, ref in store.aliases().items():
         names.setdefault(ref.short, []).append(alias)

@@ -137,6 +137,7 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
     checks.check_sandbox(preset, stations)
     planned = checks.plan(preset)
     checks.check_devices(preset)
+    checks.check_machines(preset)
     checks.check_trackers(preset)
     if "pretrain" in stations:
         checks.check_compiler(preset)

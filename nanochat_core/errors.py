@@ -12,9 +12,11 @@ NanochatError
 │   ├── DamagedFileError         bytes that do not match their recorded sha256
 │   └── StationBusyError         another process makes the same artifact right now
 ├── CheckpointError          no usable checkpoint, or one of another model
-├── TrainingError            a loss or gradient that is not finite
+├── TrainingError            a loss or gradient that is not finite, or far too high for long
 └── JobError                 a training or evaluation process that failed
     ├── JobLostError         killed, or died of its machine: worth another try
+    │   ├── RanksLostError       a rank waited too long for another one
+    │   └── DeviceMemoryError    out of memory; the next try has smaller micro-batches
     └── JobStoppedError      ended on request, with its progress saved
 """
 
@@ -68,7 +70,7 @@ class CheckpointError(NanochatError):
 
 
 class TrainingError(NanochatError):
-    """A loss or a gradient that is not finite."""
+    """A loss or a gradient that is not finite, or a loss that stays far too high."""
 
 
 class JobError(NanochatError):
@@ -77,6 +79,14 @@ class JobError(NanochatError):
 
 class JobLostError(JobError):
     """A process that was killed or died of its machine; another try can succeed."""
+
+
+class RanksLostError(JobLostError):
+    """A rank that waited too long for another one, which hangs or is gone."""
+
+
+class DeviceMemoryError(JobLostError):
+    """A micro-batch that did not fit the memory of the device; the next one is smaller."""
 
 
 class JobStoppedError(JobError):

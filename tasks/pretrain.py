@@ -1,6 +1,7 @@
 """Station `pretrain`: a base model, trained on the token files by torchrun."""
 
 from nanochat_core.config.job import StageOutput
+from tasks.kernel_cache import shared_kernels
 from tasks.stage import LOST_JOB_RETRIES, StageWork, stage
 from tasks.torchrun import run_job
 
@@ -10,4 +11,5 @@ CODE_VERSION = 1
 @stage("pretrain", code_version=CODE_VERSION, retries=LOST_JOB_RETRIES)
 def pretrain(work: StageWork) -> StageOutput:
     """Train a base model; a lost job goes on from its last checkpoint."""
-    return run_job("nanochat_core.jobs.pretrain", work.job_spec(), report=work.report)
+    with shared_kernels(work.call.run.store, work.execution, work.report.log):
+        return run_job("nanochat_core.jobs.pretrain", work.job_spec(), report=work.report)

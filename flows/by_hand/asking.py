@@ -20,17 +20,16 @@ from nanochat_core.config.execution import Execution, Tracker
 from nanochat_core.data.recipes import HarvestSource
 from nanochat_core.errors import ConfigError
 from nanochat_core.inference.by_hand import by_hand_base
+from nanochat_core.training.dial import check_device_batch
 from tasks.tracking import check_tracker
 
 DTYPE_VARIABLE = "NANOCHAT_DTYPE"
 NO_PRESET, NO_RUN = "none", "dummy"
 REFERENCE_EXECUTIONS: dict[str, dict[str, int]] = {
-    "pretrain": {"device_batch_size": 32, "core_metric_every": 2_000, "sample_every": 2_000},
-    "sft": {"device_batch_size": 32},
+    "pretrain": {"core_metric_every": 2_000, "sample_every": 2_000},
     "rl": {"eval_every": 60, "checkpoint_every": 60},
-    "base_eval": {"device_batch_size": 32},
 }
-"""What the reference does unless told otherwise; rows of a micro-batch shrink to fit the step."""
+"""What the reference does unless told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +97,12 @@ def ask(request: Request) -> Asked:
 def fit_batch(asked: Asked, rows_per_step: int) -> Execution:
     """The execution with whole micro-batches: fewer rows than by default, never than asked for."""
     execution = asked.execution
-    ranks = execution.ranks
-    if asked.has_own_batch or rows_per_step % ranks:
-        return execution
-    rows = math.gcd(execution.device_batch_size, rows_per_step // ranks)
-    return execution.model_copy(update={"device_batch_size": rows})
+    rows, ranks = execution.device_batch_size, checks.world_size(execution)
+    if rows != "auto" and not asked.has_own_batch and rows_per_step % ranks == 0:
+        rows = math.gcd(rows, rows_per_step // ranks)
+        execution = execution.model_copy(update={"device_batch_size": rows})
+    check_device_batch(rows_per_step, rows, ranks)
+    return execution
 
 
 def _preset(name: str) -> Preset:

@@ -31,7 +31,8 @@ class _Terminated(BaseException):
     """SIGTERM, as an exception that ends this process in order."""
 
 
-def _raise_terminated(_number: int, _frame: FrameType | None) -> NoReturn:
+def raise_terminated(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Handle SIGTERM in a command that `ended` runs."""
     raise _Terminated
 
 
@@ -113,7 +114,7 @@ def supervised(name: str) -> Act:
     """Run the job of a command as a child, under the supervisor."""
 
     def act(values: Mapping[str, Any]) -> None:
-        signal.signal(signal.SIGTERM, _raise_terminated)
+        signal.signal(signal.SIGTERM, raise_terminated)
         from flows.by_hand.launching import make
 
         make(plan(name, values), sys.stdout)
@@ -160,6 +161,7 @@ add(
     "nanochat train pretrain --depth 12",
     "nanochat train pretrain --depth 12 --nproc-per-node 8 --device-batch-size 16",
     "nanochat train pretrain --preset demo --tokens demo --model-tag mine",
+    "nanochat train pretrain --depth 24 --nnodes 2 --rdzv-endpoint node01:29500 --rdzv-id night",
     "",
     "After a stop, the same command continues. -1 turns off what can be turned off.",
 )  # fmt: skip

@@ -16,8 +16,9 @@ import psutil
 from flows.by_hand.planning import Planned, check_resume_step
 from flows.numbers import duration
 from nanochat_core.config.job import LOG_FILE, JobSpec, StageOutput
-from nanochat_core.errors import JobError
+from nanochat_core.errors import ConfigError, JobError
 from nanochat_core.inference.by_hand import newest_result, numbered_results, result_number
+from tasks.launches import check_nodes
 from tasks.listening import describe_metrics
 from tasks.torchrun import LogTail, job_environment, run_job
 from tasks.tracking import Sink
@@ -77,6 +78,7 @@ def make(planned: Planned, out: TextIO) -> Path:
     Raises what the job raises; a result that is finished already is only named.
     """
     folder = planned.folder
+    check_nodes(planned.station, planned.execution)
     folder.hold()
     if finished := _finished(planned):
         out.write(f"{finished} is finished already; --overwrite makes it again\n")
@@ -101,6 +103,11 @@ def become(planned: Planned, environ: Mapping[str, str]) -> None:
     The first rank makes the folders ready and writes the job's file last; the others wait for
     it, so that all of them run the very same job.
     """
+    if planned.execution.nodes > 1:
+        raise ConfigError(
+            f"--nnodes={planned.execution.nodes}: a script is one machine's; give the same flags "
+            "to nanochat train or nanochat eval, which start torchrun, and nanochat join elsewhere"
+        )
     if finished := _finished(planned):
         if environ.get("RANK", "0") == "0":
             sys.stderr.write(f"{finished} is finished already; --overwrite makes it again\n")

@@ -27,7 +27,6 @@ from nanochat_core.inference.finding import CHAT_STATIONS, MODEL_FILE, FoundMode
 from nanochat_core.model.config import ModelConfig
 from nanochat_core.training.dial import (
     TrainingPlan,
-    accumulation_steps,
     extrapolation_warning,
     plan_training,
 )
@@ -85,7 +84,6 @@ def plan_pretrain(request: Request) -> Planned:
     index = TokenIndex.load(sources["tokens"].folder)
     plan = _dial(asked, index.vocab_size)
     execution = fit_batch(asked, plan.rows_per_step)
-    accumulation_steps(plan.rows_per_step, execution.device_batch_size, execution.ranks)
     lineage = _shards_of(asked, sources["tokens"])
     looks = _looks(asked)
     execution, bundle = _tasks_while_training(asked, execution, lineage)
@@ -115,7 +113,6 @@ def plan_sft(request: Request) -> Planned:
     recipe = _with_warmup(asked)
     plan = _plan_of(model, config)
     execution = fit_batch(asked, plan.rows_per_step)
-    accumulation_steps(plan.rows_per_step, execution.device_batch_size, execution.ranks)
     text = asked.option("shards")
     shards = asked.inputs.named("shards", text) if text else _shards_of_model(asked, model)
     if shards is None:

@@ -11,7 +11,13 @@ _HAS_ONE_STEP = (
 COMMON = (
     Flag("device-type", str, "execution", "cuda, mps, cpu; empty: the best there is",
          metavar="DEVICE", fields={"device": 1}, instead={"": "auto"}),
-    Flag("nproc-per-node", int, "option", "processes on this machine (GPUs)"),
+    Flag("nproc-per-node", int, "option", "processes on each machine (GPUs)"),
+    Flag("nnodes", int, "execution", "machines; on the others: nanochat join",
+         fields={"nodes": 1}),
+    Flag("rdzv-endpoint", str, "execution", "where they meet: name of this machine and a free port",
+         metavar="HOST:PORT", fields={"rendezvous_endpoint": 1}),
+    Flag("rdzv-id", str, "execution", "a name that only this run has", metavar="ID",
+         fields={"rendezvous_id": 1}),
     Flag("preset", str, "option", "take the numbers that are not given from demo or tiny; none: "
          "those of the reference", metavar="NAME"),
     Flag("set", str, "option", "any other field, as in data.max_epochs=8 or threads=2; "

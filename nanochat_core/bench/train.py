@@ -1,130 +1,238 @@
-"""Training speed of a small model: this machine's best path against eager float32, in one process.
+"""Training speed, as one line of JSON: the real step of the real model, on made-up text.
 
-Rounds of both variants alternate, so that whatever else the machine does falls on both; the figure
-to read is the ratio. Whole steps are timed: forward, backward and optimizer. Weights and tokens are
-random, which changes no speed.
+Without options: the model of the preset `demo`, and how many times as fast it is as eager float32.
+With --depth: the model, batch and rates of the depth dial. Reading rows from disk is no part of it.
+The whole step is: forward, backward, sums over ranks, optimizer, under the training loop. On a GPU
+steps are timed by events in its own stream, so that nothing waits that would not wait in a run.
 """
 
 import argparse
 import json
-import statistics
+import os
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from nanochat_core.distributed.ranks import Ranks, pick_device
-from nanochat_core.model.config import ModelConfig
-from nanochat_core.model.gpt import GPT
-from nanochat_core.optim.gradient_sum import GradientSum
-from nanochat_core.optim.muon_adamw import MuonAdamW
-from nanochat_core.optim.recipe import OptimizerRecipe
-from nanochat_core.training.compiling import loss_function
-from nanochat_core.training.groups import build_groups
-from nanochat_core.training.precision import resolve_compute_dtype
-from nanochat_core.training.state import TrainState
-from nanochat_core.training.step import LossFunction, MicroBatch, StepRates, train_step
-
-DEMO_MODEL = ModelConfig(
-    sequence_len=256,
-    vocab_size=2048,
-    n_layer=2,
-    n_head=1,
-    n_kv_head=1,
-    n_embd=128,
-    window_pattern="SSSL",
+from nanochat_core.artifacts.location import user_cache_folder
+from nanochat_core.bench.cold_start import cold_start
+from nanochat_core.bench.train_measuring import PeakMemory, describe, measure
+from nanochat_core.bench.train_setup import (
+    DEMO,
+    DEMO_VOCAB_SIZE,
+    VOCAB_SIZE,
+    Parts,
+    Setup,
+    build,
 )
-RATES = StepRates(lr_multiplier=0.1, momentum=0.9, weight_decay_multiplier=0.0)
+from nanochat_core.bench.train_variants import WORDS, fp8_loss_check, ratio, variant_of
+from nanochat_core.config.execution import Execution
+from nanochat_core.distributed.ranks import Ranks, init_ranks
+from nanochat_core.errors import ConfigError, NanochatError
+from nanochat_core.logs import configure_logging
+from nanochat_core.training.recipes import PretrainRecipe
+
+NONE = "none"
+DEMO_AGAINST = "eager-float32"
+EXIT_ERROR, EXIT_CONFIG = 1, 2
+EPILOG = """\
+figures:
+  mfu_measured             share of what a large matrix product reaches here in the same dtype
+  mfu_data_sheet           share of the GPU maker's bfloat16 figure, where it is known
+  seconds_to_first_step    from the start of the process, imports and compilation included
+  compile_seconds          what the first steps take longer than later ones
+  checkpoint_stall_seconds median time that a save keeps the loop waiting
+  checkpoint_cost_seconds  what a save costs in all, slower steps beside the writer included;
+                           a checkpoint every 60 s costs a sixtieth of it
+
+a variant, for --against, is one or more of these words, joined by -:
+  {words}
+
+examples:
+  nanochat bench train
+  nanochat bench train --depth 4 --sequence-len 512 --tokens-per-step 8192 --threads 2
+  nanochat bench train --against flex --checkpoints 0
+  nanochat bench train --cold-start
+
+on an H100:
+  depth 12, bfloat16, steps of half a million tokens: tokens/s, memory, stalls
+    nanochat bench train --depth 12 --dtype bfloat16 --sequence-len 2048 \\
+      --tokens-per-step 524288 --device-batch-size 32 --steps 40 --checkpoints 3
+  depth 24, fp8 against bfloat16: the ratio of tokens_per_second of the two, then the loss
+    nanochat bench train --depth 24 --dtype bfloat16 --tokens-per-step 524288 \\
+      --device-batch-size 16 --steps 20 --checkpoints 0
+    nanochat bench train --depth 24 --dtype bfloat16 --fp8 --tokens-per-step 524288 \\
+      --device-batch-size 16 --steps 20 --checkpoints 0
+    nanochat bench train --depth 24 --tokens-per-step 524288 --device-batch-size 16 \\
+      --fp8-loss-check 200
+  from the start of the process to the end of the first step, cold and with compiled code
+    nanochat bench train --depth 12 --dtype bfloat16 --device-batch-size 32 --cold-start
+    nanochat bench train --depth 24 --dtype bfloat16 --device-batch-size 16 --cold-start
+  eight GPUs
+    torchrun --nproc-per-node 8 -m nanochat_core.bench.train --depth 24 --dtype bfloat16 --fp8 \\
+      --device-batch-size 16 --checkpoints 0
+"""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """One way to run the same step."""
-
-    name: str
-    state: TrainState
-    loss: LossFunction
-    gradients: GradientSum
-
-
-def build_variant(name: str, dtype: torch.dtype, ranks: Ranks, *, compiled: bool) -> Variant:
-    """A model and optimizer of the demo's shape."""
-    model = GPT(DEMO_MODEL, dtype)
-    model.init_weights(seed=0)
-    model.to(ranks.device)
-    groups = build_groups(
-        model.named_parameters(),
-        OptimizerRecipe(),
-        batch_lr_scale=1.0,
-        width_lr_scale=1.0,
-        muon_weight_decay=0.0,
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    words = ", ".join(WORDS)
+    made = argparse.ArgumentParser(
+        prog="nanochat bench train",
+        description=__doc__,
+        epilog=EPILOG.format(words=words),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    optimizer = MuonAdamW(groups, ranks, compute_dtype=dtype, compile=compiled)
-    return Variant(
-        name,
-        TrainState(model, optimizer),
-        loss_function(model, compiled=compiled),
-        GradientSum(list(model.parameters())),
+    _add_model_options(made.add_argument_group("model"))
+    _add_run_options(made.add_argument_group("how it runs"))
+    _add_measuring_options(made.add_argument_group("what is measured"))
+    return made
+
+
+def _add_model_options(group: Any) -> None:
+    group.add_argument("--depth", type=int, help="layers, the one dial; default: the demo's model")
+    group.add_argument("--sequence-len", type=int, help="default 2048; the demo's 256")
+    group.add_argument("--vocab-size", type=int, help="default 32768; the demo's 2048")
+    group.add_argument("--tokens-per-step", type=int, help="default: the dial's; the demo's 2048")
+    group.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    group.add_argument("--fp8", action="store_true", help="large products in 8 bits")
+    group.add_argument("--seed", type=int, default=42, help="of weights and text")
+
+
+def _add_run_options(group: Any) -> None:
+    group.add_argument("--device", default="auto", help="auto, cuda, mps, cpu")
+    group.add_argument("--threads", type=int, default=1, help="CPU threads")
+    group.add_argument("--device-batch-size", default="auto", help="rows of a micro-batch, or auto")
+    group.add_argument("--attention", default="auto", help="auto, fa3, fa4, flex, sdpa")
+    group.add_argument("--compile", default="blocks", choices=("blocks", "model", "off"))
+    group.add_argument(
+        "--activation-checkpointing", action="store_true", help="compute activations twice"
     )
+    group.add_argument("--cache", metavar="FOLDER", help="what attention trials found is kept here")
 
 
-def run_steps(variant: Variant, batch: MicroBatch, steps: int, ranks: Ranks) -> float:
-    """Seconds that `steps` whole steps take."""
-    started = time.perf_counter()
-    for _ in range(steps):
-        loss = train_step(
-            variant.state,
-            [batch],
-            RATES,
-            loss_function=variant.loss,
-            gradients=variant.gradients,
-            ranks=ranks,
-        )
-    loss.item()
-    return time.perf_counter() - started
+def _add_measuring_options(group: Any) -> None:
+    group.add_argument("--steps", type=int, default=30, help="steps that are timed")
+    group.add_argument("--warm-up", type=int, default=3, help="steps after the first, not timed")
+    group.add_argument("--checkpoints", type=int, default=3, help="saves that are timed; 0: none")
+    group.add_argument(
+        "--against", metavar="VARIANT", help=f"a second way; the demo's default {DEMO_AGAINST}"
+    )
+    group.add_argument("--rounds", type=int, default=5, help="of --steps of both, in turn")
+    group.add_argument(
+        "--fp8-loss-check", type=int, metavar="STEPS", help="instead: losses of bfloat16 and fp8"
+    )
+    group.add_argument(
+        "--cold-start", action="store_true", help="instead: the first step, nothing compiled yet"
+    )
+    group.add_argument("--out", metavar="FILE", help="write the line here, too")
 
 
-def main(argv: Sequence[str]) -> None:
-    """Time both variants and print one JSON object."""
-    parser = argparse.ArgumentParser(prog="nanochat bench train", description=__doc__)
-    parser.add_argument("--rows", type=int, default=8, help="rows of 256 tokens in a step")
-    parser.add_argument("--steps", type=int, default=30, help="steps of one round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args(argv)
-    torch.set_num_threads(options.threads)
-    ranks = Ranks.single(pick_device("auto"))
-    best = resolve_compute_dtype("auto", ranks.device)
-    generator = torch.Generator().manual_seed(0)
-    shape = (options.rows, DEMO_MODEL.sequence_len)
-    tokens = torch.randint(DEMO_MODEL.vocab_size, shape, generator=generator).to(ranks.device)
-    batch = MicroBatch(tokens, tokens.roll(-1, dims=1), 1 / tokens.numel())
-    variants = [
-        build_variant("eager float32", torch.float32, ranks, compiled=False),
-        build_variant(f"compiled {str(best).removeprefix('torch.')}", best, ranks, compiled=True),
-    ]
-    for variant in variants:
-        run_steps(variant, batch, 3, ranks)
-    seconds: dict[str, list[float]] = {variant.name: [] for variant in variants}
-    for _ in range(options.rounds):
-        for variant in variants:
-            seconds[variant.name].append(run_steps(variant, batch, options.steps, ranks))
-    tokens_of_round = options.steps * tokens.numel()
-    slow, fast = (seconds[variant.name] for variant in variants)
-    report = {
-        "tokens_per_second": {
-            name: round(tokens_of_round / statistics.median(times))
-            for name, times in seconds.items()
-        },
-        "ratio_median": round(statistics.median(a / b for a, b in zip(slow, fast, strict=True)), 2),
-        "ratio_min": round(min(a / b for a, b in zip(slow, fast, strict=True)), 2),
-        "device": str(ranks.device),
-        "threads": options.threads,
+def setup_of(options: argparse.Namespace) -> Setup:
+    """The options as the types that jobs are told with."""
+    is_demo = options.depth is None
+    base = Setup(
+        recipe=DEMO if is_demo else PretrainRecipe(),
+        execution=Execution(),
+        vocab_size=options.vocab_size or (DEMO_VOCAB_SIZE if is_demo else VOCAB_SIZE),
+    )
+    given = {
+        "depth": options.depth,
+        "sequence_len": options.sequence_len,
+        "tokens_per_step": options.tokens_per_step,
     }
-    sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    recipe = {name: value for name, value in given.items() if value is not None}
+    recipe |= {"compute_dtype": options.dtype, "fp8": options.fp8, "seed": options.seed}
+    execution = {
+        "device": options.device,
+        "threads": options.threads,
+        "device_batch_size": rows_of(options.device_batch_size),
+        "attention": options.attention,
+        "compile": options.compile != "off",
+        "compile_scope": "model" if options.compile == "model" else "blocks",
+        "activation_checkpointing": options.activation_checkpointing,
+    }
+    return base.changed(recipe, execution)
+
+
+def rows_of(text: str) -> int | str:
+    """A number of rows, or `auto`; what it cannot be is refused later, by name."""
+    return int(text) if text.isdecimal() else text
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse numbers that nothing can be measured with."""
+    for name, least in (("steps", 1), ("warm_up", 0), ("checkpoints", 0), ("rounds", 1)):
+        if getattr(options, name) < least:
+            flag = name.replace("_", "-")
+            raise ConfigError(f"--{flag} {getattr(options, name)}; give {least} or more")
+
+
+def report_of(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
+    """Measure what was asked for in this process."""
+    setup = setup_of(options)
+    cache = Path(options.cache) if options.cache else user_cache_folder() / "attention"
+
+    def make(changed: Setup) -> Parts:
+        return build(changed, ranks, cache)
+
+    if options.fp8_loss_check is not None:
+        return fp8_loss_check(setup, make, options.fp8_loss_check)
+    against = options.against or (DEMO_AGAINST if options.depth is None else NONE)
+    other = None if against == NONE else variant_of(setup, against)
+    memory = PeakMemory(ranks.device)
+    parts = make(setup)
+    sizes = {"warm_up": options.warm_up, "steps": options.steps}
+    report = measure(parts, memory, checkpoints=options.checkpoints, **sizes)
+    if other is not None:
+        sides = ratio(parts, make(other), rounds=options.rounds, **sizes)
+        report |= {"against": against, **sides}
+    return {**report, **describe(parts)}
+
+
+def set_up_torch(ranks: Ranks, threads: int) -> None:
+    """As jobs do."""
+    torch.set_num_threads(threads)
+    if ranks.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    elif ranks.device.type == "cpu" and threads > 1:
+        torch.use_deterministic_algorithms(True)
+
+
+def run(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any] | None:
+    """The report; None on ranks that have nothing to say."""
+    options = parser().parse_args(argv)
+    check(options)
+    if options.cold_start:
+        rest = [word for word in argv if word != "--cold-start"]
+        report = cold_start(rest, environ)
+        ranks = Ranks.single()
+    else:
+        ranks = init_ranks(options.device, environ=environ)
+        set_up_torch(ranks, options.threads)
+        report = report_of(options, ranks)
+        ranks.close()
+    if not ranks.is_main:
+        return None
+    if options.out:
+        Path(options.out).write_text(json.dumps(report) + "\n", encoding="utf-8")
+    return report
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure and print one line; the exit code is 2 for a mistake in the options."""
+    configure_logging()
+    try:
+        report = run(argv, os.environ)  # noqa: TID251  an entry: read here, passed down
+    except NanochatError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_ERROR
+    if report is not None:
+        sys.stdout.write(json.dumps(report) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +15,17 @@ from nanochat_core.errors import ConfigError, UnknownNameError
 logger = logging.getLogger(__name__)
 
 # Long enough for the slowest rank's first compile (230 s and more were seen at depth 24).
-COLLECTIVE_TIMEOUT_SECONDS = 900.0
+COLLECTIVE_TIMEOUT_SECONDS = 600.0
+
+# What gloo throws in a rank whose peer has died or hangs (torch 2.13: all of these were seen for
+# broadcasts, reductions, gathers and exchanges); a mismatch of sizes is a bug, and not among them.
+_GLOO_LOST_A_PEER = re.compile(
+    r"gloo.*(Connection closed by peer|Connection reset by peer|Broken pipe|Connection refused"
+    r"|Timed out waiting|timeout caused pair closure|connectFullMesh failed)",
+    re.IGNORECASE | re.DOTALL,
+)
+# Errors of one rank's own that nccl reports as it reports a lost peer.
+_NOT_THE_PEER = re.compile(r"out of memory|invalid usage|invalid argument", re.IGNORECASE)
 
 DEVICES = ("auto", "cuda", "mps", "cpu")
 
@@ -53,7 +64,8 @@ def init_ranks(
     """Join the process group that torchrun describes, or be a world of one without it.
 
     `device` is auto (cuda, then mps, then cpu), cuda, mps or cpu. The group speaks nccl on cuda,
-    else gloo; a collective that waits longer than `timeout_seconds` ends the process with an error.
+    else gloo; a collective that waits longer than `timeout_seconds` raises an error that
+    `tells_of_lost_rank` (gloo), or ends the process after a line in its log (nccl's watchdog).
 
     Raises:
         UnknownNameError: no such device.
@@ -113,3 +125,11 @@ def _cuda_device(local_rank: int, has_cuda: bool) -> torch.device:
             f"use ranks={num_gpus}"
         )
     return torch.device("cuda", local_rank)
+
+
+def tells_of_lost_rank(error: BaseException) -> bool:
+    """Whether an error of torch.distributed says that another rank is gone, or does not answer."""
+    kinds = (dist.DistBackendError, dist.DistNetworkError, dist.DistStoreError)
+    if isinstance(error, kinds):
+        return not _NOT_THE_PEER.search(str(error))
+    return isinstance(error, RuntimeError) and bool(_GLOO_LOST_A_PEER.search(str(error)))

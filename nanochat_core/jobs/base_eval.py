@@ -26,6 +26,7 @@ from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.loading import load_pair
 from nanochat_core.inference.sampler import SamplingSettings
 from nanochat_core.jobs.common import StopRequest, run_job_main
+from nanochat_core.jobs.device_rows import DeviceRows, evaluated_rows, rows_of
 from nanochat_core.jobs.hardware import describe_hardware
 from nanochat_core.jobs.in_training import (
     BUNDLE_FOLDER,
@@ -63,8 +64,7 @@ class BaseEval:
     @property
     def batch_tokens(self) -> int:
         """Tokens of one forward pass."""
-        config = self.model.config
-        return forward_rows(config, self.spec.execution.device_batch_size) * config.sequence_len
+        return rows_of(self.spec) * self.model.config.sequence_len
 
     def validation_loss(self) -> LossTotals | None:
         """Summed loss of the validation rows, of all ranks; None without rows."""
@@ -112,23 +112,28 @@ class BaseEval:
 
 def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     """Measure everything on every rank, then write the files of the artifact on the first."""
-    evaluation = prepare(spec, ranks, stop)
-    loss = evaluation.validation_loss()
-    tasks = evaluation.tasks()
+    device_rows = DeviceRows(spec, ranks)
+    with device_rows.told():
+        evaluation = prepare(spec, ranks, stop, device_rows)
+        loss = evaluation.validation_loss()
+        tasks = evaluation.tasks()
+        samples = evaluation.samples() if ranks.is_main else []
     if ranks.is_main:
         for line in score_lines(scores(loss, tasks)):
             log.info("%s", line)
-        publish(evaluation, loss, tasks, evaluation.samples())
+        publish(evaluation, loss, tasks, samples)
         evaluation.progress.finish()
 
 
-def prepare(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> BaseEval:
+def prepare(spec: JobSpec, ranks: Ranks, stop: StopRequest, device_rows: DeviceRows) -> BaseEval:
     """Read everything that will be needed; whatever cannot work is refused here."""
     recipe = BaseEvalRecipe.model_validate(spec.recipe)
     dtype = resolve_compute_dtype(recipe.compute_dtype, ranks.device)
     folders = spec.input("pretrain"), spec.input("tokenizer")
     model, config, tokenizer = load_pair(*folders, ranks.device, dtype)
     bundle = make_bundle(spec, recipe, ranks)
+    most_rows = evaluated_rows(spec.execution, ranks.device)
+    spec = device_rows.settle(lambda: forward_rows(model.config, most_rows))
     rows = None
     if TOKENS_INPUT in spec.inputs:
         rows = ValidationRows(

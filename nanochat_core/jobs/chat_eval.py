@@ -22,6 +22,7 @@ from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.loading import load_pair
 from nanochat_core.jobs.base_eval import write_json
 from nanochat_core.jobs.common import StopRequest, run_job_main
+from nanochat_core.jobs.device_rows import DeviceRows, evaluated_rows, rows_of
 from nanochat_core.jobs.hardware import describe_hardware
 from nanochat_core.sandbox.execution import Sandbox
 from nanochat_core.training.precision import resolve_compute_dtype
@@ -40,20 +41,23 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     check_inputs(spec, recipe)
     dtype = resolve_compute_dtype(recipe.compute_dtype, ranks.device)
     folders = model_folder(spec), spec.input("tokenizer")
-    model, config, tokenizer = load_pair(*folders, ranks.device, dtype)
-    benchmarks = open_benchmarks(spec, recipe, config)
-    path = Path(spec.work_folder) / PROGRESS_FILE if ranks.is_main else None
-    # What one rank does, near enough for a progress bar.
-    total = sum(map(len, benchmarks)) // ranks.world_size
-    progress = EvalProgress(path, total, stop)
-    result = evaluate_chat(
-        InferenceEngine(model, tokenizer),
-        benchmarks,
-        ranks,
-        batch_tokens=spec.execution.device_batch_size * model.config.sequence_len,
-        max_new_tokens=recipe.max_new_tokens,
-        on_progress=progress.update,
-    )
+    device_rows = DeviceRows(spec, ranks)
+    with device_rows.told():
+        model, config, tokenizer = load_pair(*folders, ranks.device, dtype)
+        benchmarks = open_benchmarks(spec, recipe, config)
+        path = Path(spec.work_folder) / PROGRESS_FILE if ranks.is_main else None
+        # What one rank does, near enough for a progress bar.
+        total = sum(map(len, benchmarks)) // ranks.world_size
+        progress = EvalProgress(path, total, stop)
+        settled = device_rows.settle(lambda: evaluated_rows(spec.execution, ranks.device))
+        result = evaluate_chat(
+            InferenceEngine(model, tokenizer),
+            benchmarks,
+            ranks,
+            batch_tokens=rows_of(settled) * model.config.sequence_len,
+            max_new_tokens=recipe.max_new_tokens,
+            on_progress=progress.update,
+        )
     if ranks.is_main:
         publish(spec, result, describe_hardware(ranks, model.compute_dtype))
         progress.finish()

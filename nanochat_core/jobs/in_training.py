@@ -24,6 +24,7 @@ from nanochat_core.evals.samples import draw_samples
 from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.sampler import GREEDY
 from nanochat_core.jobs.common import StopRequest
+from nanochat_core.jobs.device_rows import rows_of
 from nanochat_core.jobs.training_run import TrainingRun
 from nanochat_core.model.config import ModelConfig
 from nanochat_core.tokenizer.tokenizer import Tokenizer
@@ -90,7 +91,7 @@ class InContextScores:
         """The score under its name; a stop request is heard after each task, by all ranks."""
         run, results = self.run, list[TaskResult]()
         model = run.state.model
-        rows = forward_rows(model.config, run.spec.execution.device_batch_size)
+        rows = forward_rows(model.config, rows_of(run.spec))
         for task in self.bundle.tasks:
             part = evaluate_core(
                 model,

@@ -13,6 +13,7 @@ from nanochat_core.evals.bits_per_byte import bits_per_byte
 from nanochat_core.evals.looks import TrainingLooks
 from nanochat_core.inference.loading import save_model
 from nanochat_core.jobs.common import StopRequest, run_job_main
+from nanochat_core.jobs.device_rows import DeviceRows, rows_of, settle_training
 from nanochat_core.jobs.in_training import forward_rows, training_looks
 from nanochat_core.jobs.model_files import publish_optimizer
 from nanochat_core.jobs.training_run import (
@@ -24,10 +25,16 @@ from nanochat_core.jobs.training_run import (
 )
 from nanochat_core.model.gpt import GPT
 from nanochat_core.tokenizer.tokenizer import Tokenizer
-from nanochat_core.training.dial import TrainingPlan, accumulation_steps, plan_training
+from nanochat_core.training.dial import (
+    TrainingPlan,
+    accumulation_steps,
+    check_device_batch,
+    plan_training,
+)
 from nanochat_core.training.groups import build_groups
 from nanochat_core.training.precision import resolve_compute_dtype
 from nanochat_core.training.recipes import PretrainRecipe
+from nanochat_core.training.state import TrainState
 from nanochat_core.training.step import MicroBatch
 
 
@@ -36,7 +43,26 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     recipe = PretrainRecipe.model_validate(spec.recipe)
     tokenizer = Tokenizer.load(spec.input("tokenizer"))
     plan = plan_training(recipe, tokenizer.vocab_size)
-    batches = open_batches(spec, recipe, plan, ranks)
+    check_device_batch(plan.rows_per_step, spec.execution.device_batch_size, ranks.world_size)
+    rows = open_rows(spec, recipe, plan)
+    device_rows = DeviceRows(spec, ranks)
+    with device_rows.told():
+        state = fresh_state(spec, recipe, plan, ranks)
+        run = TrainingRun(spec, ranks, run_plan(plan, recipe), state)
+        settle_training(
+            device_rows, run, plan.rows_per_step, lambda size: read_batch(rows, 0, size, 1, ranks)
+        )
+        batches = open_batches(run.spec, recipe, plan, ranks)
+        looks = training_looks(run, tokenizer, stop)
+        run.train(batches, stop, validation(run.spec, state.model, tokenizer, ranks), looks)
+    if ranks.rank == 0:
+        publish(run, recipe, plan, tokenizer)
+
+
+def fresh_state(
+    spec: JobSpec, recipe: PretrainRecipe, plan: TrainingPlan, ranks: Ranks
+) -> TrainState:
+    """An initialised model on its device, under a new optimizer."""
     model = GPT(plan.model, resolve_compute_dtype(recipe.compute_dtype, ranks.device))
     model.init_weights(recipe.seed)
     model.to(ranks.device)
@@ -49,11 +75,7 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
         width_lr_scale=plan.width_lr_scale,
         muon_weight_decay=plan.muon_weight_decay,
     )
-    run = TrainingRun(spec, ranks, run_plan(plan, recipe), build_state(model, groups, ranks, spec))
-    looks = training_looks(run, tokenizer, stop)
-    run.train(batches, stop, validation(spec, model, tokenizer, ranks), looks)
-    if ranks.rank == 0:
-        publish(run, recipe, plan, tokenizer)
+    return build_state(model, groups, ranks, spec)
 
 
 def open_batches(
@@ -64,26 +86,27 @@ def open_batches(
     Micro-batches are numbered over all ranks, and a rank owns a contiguous range of them, so the
     batch of a step is the same at any number of ranks.
     """
-    execution = spec.execution
-    rows_per_pass = execution.device_batch_size
+    rows_per_pass = rows_of(spec)
     passes = accumulation_steps(plan.rows_per_step, rows_per_pass, ranks.world_size)
     rows = open_rows(spec, recipe, plan)
 
     def batches(step: int) -> list[MicroBatch]:
         first = step * plan.rows_per_step + ranks.rank * passes * rows_per_pass
-        result = []
-        for number in range(passes):
-            inputs, targets = rows.read(first + number * rows_per_pass, rows_per_pass)
-            # At least 1: a row of one empty document has nothing to predict.
-            counted = max(int((targets >= 0).sum()), 1) * passes * ranks.world_size
-            result.append(
-                MicroBatch(
-                    to_device(inputs, ranks.device), to_device(targets, ranks.device), 1 / counted
-                )
-            )
-        return result
+        starts = range(first, first + passes * rows_per_pass, rows_per_pass)
+        total = passes * ranks.world_size
+        return [read_batch(rows, start, rows_per_pass, total, ranks) for start in starts]
 
     return batches
+
+
+def read_batch(rows: TrainRows, first: int, count: int, total: int, ranks: Ranks) -> MicroBatch:
+    """Rows of the data as one of `total` micro-batches of a step, all of which weigh the same."""
+    inputs, targets = rows.read(first, count)
+    # At least 1: a row of one empty document has nothing to predict.
+    counted = max(int((targets >= 0).sum()), 1) * total
+    return MicroBatch(
+        to_device(inputs, ranks.device), to_device(targets, ranks.device), 1 / counted
+    )
 
 
 def open_rows(spec: JobSpec, recipe: PretrainRecipe, plan: TrainingPlan) -> TrainRows:
@@ -131,7 +154,7 @@ def validation(
     )
 
     def evaluate() -> float:
-        size = forward_rows(model.config, spec.execution.device_batch_size)
+        size = forward_rows(model.config, rows_of(spec))
         batches = rows.batches(size, rank=ranks.rank, world_size=ranks.world_size)
         tensors = ((to_device(x, ranks.device), to_device(y, ranks.device)) for x, y in batches)
         return bits_per_byte(model, tensors, tokenizer.token_bytes, ranks)

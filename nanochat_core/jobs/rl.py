@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
+
 from nanochat_core.benchmarks.base import GenerativeBenchmark, Split
 from nanochat_core.benchmarks.open import open_generative
 from nanochat_core.config.job import METRICS_FILE, JobSpec, Role, StageOutput
@@ -14,6 +16,7 @@ from nanochat_core.errors import BatchSizeError
 from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.loading import load_pair, save_model
 from nanochat_core.jobs.common import StopRequest, run_job_main
+from nanochat_core.jobs.device_rows import DeviceRows, rows_of, settle_training
 from nanochat_core.jobs.pretrain import copy_records
 from nanochat_core.jobs.training_run import RunPlan, TrainingRun, build_state, provenance
 from nanochat_core.model.counts import flops_per_token
@@ -28,6 +31,7 @@ from nanochat_core.training.recipes import PretrainRecipe, RlRecipe
 from nanochat_core.training.rollout_files import mean_rewards, merge_steps
 from nanochat_core.training.rollouts import RolloutMaker
 from nanochat_core.training.state import TrainState
+from nanochat_core.training.step import MicroBatch
 from nanochat_core.training.warm_start import rl_optimizer
 
 ROLLOUTS = "rollouts"
@@ -49,27 +53,42 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     """Train on rewards, saving as it goes, then write the files of the artifact."""
     recipe = RlRecipe.model_validate(spec.recipe)
     check_ranks(recipe, ranks)
-    chat = load_chat_model(spec, recipe, ranks)
     train_problems = open_problems(spec, recipe, "train")
-    run = TrainingRun(
-        spec,
-        ranks,
-        run_plan(recipe, chat, len(train_problems)),
-        fresh_state(chat, recipe, spec, ranks),
-    )
-    maker = RolloutMaker(InferenceEngine(chat.model, chat.tokenizer), train_problems, recipe, stop)
-    rollouts = run.work_folder / ROLLOUTS
-    batches = PolicyBatches(maker, ranks, spec.execution.device_batch_size, rollouts)
-    test_maker = replace(maker, benchmark=open_problems(spec, recipe, "test"))
-    pass_at_k = run.evaluation_hook(
-        lambda: measure_pass_at_k(test_maker, ranks),
-        "pass@1",
-        spec.execution.eval_every,
-        at_ends=True,
-    )
-    run.train(batches, stop, more_hooks=[pass_at_k], rewards=lambda: batches.measured)
+    device_rows = DeviceRows(spec, ranks)
+    with device_rows.told():
+        chat = load_chat_model(spec, recipe, ranks)
+        plan = run_plan(recipe, chat, len(train_problems))
+        run = TrainingRun(spec, ranks, plan, fresh_state(chat, recipe, spec, ranks))
+        settle_training(
+            device_rows, run, plan.rows_per_step, lambda size: trial_batch(chat, size, ranks)
+        )
+        engine = InferenceEngine(chat.model, chat.tokenizer)
+        train_on_rewards(run, RolloutMaker(engine, train_problems, recipe, stop))
     if ranks.is_main:
         publish(run, recipe, chat)
+
+
+def train_on_rewards(run: TrainingRun, maker: RolloutMaker) -> None:
+    """Let the model answer and learn, with pass@k of problems that it never learns from."""
+    batches = PolicyBatches(maker, run.ranks, rows_of(run.spec), run.work_folder / ROLLOUTS)
+    test_maker = replace(maker, benchmark=open_problems(run.spec, maker.recipe, "test"))
+    pass_at_k = run.evaluation_hook(
+        lambda: measure_pass_at_k(test_maker, run.ranks),
+        "pass@1",
+        run.spec.execution.eval_every,
+        at_ends=True,
+    )
+    run.train(
+        batches, maker.stop_requested, more_hooks=[pass_at_k], rewards=lambda: batches.measured
+    )
+
+
+def trial_batch(chat: ChatModel, size: int, ranks: Ranks) -> MicroBatch:
+    """Rows as long as any, to see how much memory so many of them take."""
+    shape = size, chat.model.config.sequence_len
+    tokens_BT = torch.full(shape, chat.tokenizer.bos_id, device=ranks.device)
+    weights_BT = torch.ones(shape, device=ranks.device)
+    return MicroBatch(tokens_BT, tokens_BT, 1.0, weights_BT)
 
 
 def check_ranks(recipe: RlRecipe, ranks: Ranks) -> None:

@@ -15,6 +15,7 @@ from nanochat_core.data.conversation_rows import ConversationRows, pack_conversa
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.inference.loading import load_pair, save_model
 from nanochat_core.jobs.common import StopRequest, run_job_main
+from nanochat_core.jobs.device_rows import DeviceRows, rows_of, settle_training
 from nanochat_core.jobs.model_files import PublishedOptimizer
 from nanochat_core.jobs.pretrain import copy_records
 from nanochat_core.jobs.training_run import (
@@ -28,7 +29,7 @@ from nanochat_core.model.counts import flops_per_token, parameter_counts
 from nanochat_core.model.gpt import GPT
 from nanochat_core.tokenizer.chat_format import render
 from nanochat_core.tokenizer.tokenizer import Tokenizer
-from nanochat_core.training.dial import TrainingPlan, accumulation_steps
+from nanochat_core.training.dial import TrainingPlan, accumulation_steps, check_device_batch
 from nanochat_core.training.groups import build_groups
 from nanochat_core.training.precision import resolve_compute_dtype
 from nanochat_core.training.recipes import PretrainRecipe, SftRecipe
@@ -54,15 +55,19 @@ class Base:
 def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     """Fine-tune, saving as it goes, then write the files of the artifact."""
     recipe = SftRecipe.model_validate(spec.recipe)
-    base = load_base(spec, recipe, ranks)
-    mixture = build_mixture(
-        recipe.mixture, model_facts(base, recipe), read_questions(spec.input("shards") / "qa.jsonl")
-    )
-    rows = render_rows(mixture, recipe, base)
-    plan = run_plan(recipe, base.plan, rows.num_rows)
-    batches = open_batches(spec, plan, rows, ranks)
-    run = TrainingRun(spec, ranks, plan, warm_state(base, recipe, spec, ranks))
-    run.train(batches, stop)
+    device_rows = DeviceRows(spec, ranks)
+    with device_rows.told():
+        base = load_base(spec, recipe, ranks)
+        questions = read_questions(spec.input("shards") / "qa.jsonl")
+        mixture = build_mixture(recipe.mixture, model_facts(base, recipe), questions)
+        rows = render_rows(mixture, recipe, base)
+        plan = run_plan(recipe, base.plan, rows.num_rows)
+        check_device_batch(plan.rows_per_step, spec.execution.device_batch_size, ranks.world_size)
+        run = TrainingRun(spec, ranks, plan, warm_state(base, recipe, spec, ranks))
+        settle_training(
+            device_rows, run, plan.rows_per_step, lambda size: trial_batch(rows, size, ranks)
+        )
+        run.train(open_batches(run.spec, plan, rows, ranks), stop)
     if ranks.rank == 0:
         publish(run, recipe, base, rows, mixture)
 
@@ -127,7 +132,7 @@ def open_batches(
     spec: JobSpec, plan: RunPlan, rows: ConversationRows, ranks: Ranks
 ) -> Callable[[int], list[MicroBatch]]:
     """The micro-batches of this rank; the loss is the mean over the step's supervised tokens."""
-    size = spec.execution.device_batch_size
+    size = rows_of(spec)
     passes = accumulation_steps(plan.rows_per_step, size, ranks.world_size)
 
     def batches(step: int) -> list[MicroBatch]:
@@ -143,6 +148,12 @@ def open_batches(
         ]
 
     return batches
+
+
+def trial_batch(rows: ConversationRows, size: int, ranks: Ranks) -> MicroBatch:
+    """The first rows, to see how much memory so many of them take."""
+    inputs, targets = rows.read(0, size)
+    return MicroBatch(to_device(inputs, ranks.device), to_device(targets, ranks.device), 1.0)
 
 
 def warm_state(base: Base, recipe: SftRecipe, spec: JobSpec, ranks: Ranks) -> TrainState:

@@ -5,6 +5,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,33 +13,43 @@ import numpy as np
 import torch
 
 from nanochat_core.artifacts.canonical import canonical_json
+from nanochat_core.artifacts.location import user_cache_folder
 from nanochat_core.config.job import METRICS_FILE, PROGRESS_FILE, JobSpec
+from nanochat_core.distributed.bandwidth import check_bandwidth, exchanged_bytes
 from nanochat_core.distributed.collectives import broadcast
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.jobs.hardware import describe_hardware, peak_flops
 from nanochat_core.logs import JsonLines, Progress
+from nanochat_core.model.backends.choosing import choose_backend
+from nanochat_core.model.backends.opening import OPENERS
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.groups import ParamGroup
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.optim.recipe import ScheduleRecipe
-from nanochat_core.training.checkpoint_files import Checkpoint, newest_checkpoint
+from nanochat_core.training.checkpoint_files import (
+    Checkpoint,
+    describe_newest,
+    newest_checkpoint,
+)
 from nanochat_core.training.checkpoints import CheckpointWriter
 from nanochat_core.training.compiling import loss_function
 from nanochat_core.training.hooks import (
     METRICS_ATTACHMENT,
     CheckpointHook,
+    CommunicationHook,
     EvaluationHook,
     MetricsHook,
     RewardHook,
 )
-from nanochat_core.training.loop import Hook, Trainer
+from nanochat_core.training.loop import WARM_STEPS, Hook, Trainer
 from nanochat_core.training.loss_scale import LossScale
 from nanochat_core.training.state import TrainState
-from nanochat_core.training.step import MicroBatch
+from nanochat_core.training.step import LossFunction, MicroBatch
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+BACKENDS = tuple(OPENERS)
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,10 @@ class TrainingRun:
     plan: RunPlan
     state: TrainState
     resumed_from_step: int = 0
+    attention: str = "sdpa"
+
+    def __post_init__(self) -> None:
+        self.attention = self._use_attention()
 
     @property
     def work_folder(self) -> Path:
@@ -94,19 +109,24 @@ class TrainingRun:
         """
         writer = self._checkpoint_writer()
         self._resume(writer)
-        hooks = [*self._metrics_hooks(rewards), self._checkpoint_hook(writer)]
-        if validate is not None:
-            hooks.append(self._validation_hook(validate))
+        self._watch_losses(finds_spikes=rewards is None)
+        validation = [self._validation_hook(validate, writer)] if validate is not None else []
+        looks = [*validation, *self._communication_hooks(), *more_hooks]
+        saving = self._checkpoint_hook(writer, looks)
         trainer = Trainer(
             num_steps=self.plan.num_steps,
             schedule=self.plan.schedule,
-            loss_function=loss_function(self.state.model, compiled=self.spec.execution.compile),
+            loss_function=self.loss_function,
             batches=batches,
             ranks=self.ranks,
             stop_requested=stop,
-            hooks=[*hooks, *more_hooks],
+            hooks=[*self._metrics_hooks(rewards), saving, *looks],
+            save_requested=saving.is_due_by_time,
+            run_ahead=self.ranks.device.type == "cuda",
         )
         trainer.train(self.state)
+        # The last evaluation may have marked the best one.
+        writer.wait()
 
     def evaluation_hook(
         self,
@@ -143,6 +163,7 @@ class TrainingRun:
             rank=self.ranks.rank,
             world_size=self.ranks.world_size,
             keep=self.spec.execution.keep_checkpoints,
+            peer_timeout_seconds=self.spec.execution.collective_timeout_seconds,
         )
 
     def _resume(self, writer: CheckpointWriter) -> None:
@@ -151,6 +172,7 @@ class TrainingRun:
         step = _from_rank_0(-1 if checkpoint is None else checkpoint.step, self.ranks)
         metrics_path = self.work_folder / METRICS_FILE
         history = b""
+        writer.prepare(self.state.shards(self.ranks.rank, self.ranks.world_size))
         if step >= 0:
             assert checkpoint is not None, f"this rank sees no checkpoint, rank 0 step {step}"
             assert checkpoint.step == step, f"this rank sees step {checkpoint.step}, not {step}"
@@ -185,13 +207,71 @@ class TrainingRun:
             )
         ]
 
-    def _checkpoint_hook(self, writer: CheckpointWriter) -> CheckpointHook:
-        every = self.spec.execution.checkpoint_every
-        return CheckpointHook(writer, self.ranks, every, self._metrics_path)
+    def _checkpoint_hook(self, writer: CheckpointWriter, looks: Sequence[Hook]) -> CheckpointHook:
+        execution = self.spec.execution
+        evaluations = [look for look in looks if isinstance(look, EvaluationHook)]
+        return CheckpointHook(
+            writer,
+            self.ranks,
+            execution.checkpoint_every,
+            self._metrics_path,
+            minutes=execution.checkpoint_minutes,
+            is_evaluated=lambda step: any(each.is_due(step) for each in evaluations),
+        )
 
-    def _validation_hook(self, validate: Callable[[], float]) -> EvaluationHook:
-        every = self.spec.execution.eval_every
-        return self.evaluation_hook(lambda: {"val/bpb": validate()}, "val/bpb", every)
+    def _validation_hook(
+        self, validate: Callable[[], float], writer: CheckpointWriter
+    ) -> EvaluationHook:
+        """Bits per byte of the held-out rows; the checkpoint with the fewest is kept."""
+
+        def evaluate() -> dict[str, float]:
+            bits = validate()
+            writer.mark_best(self.state.step, bits)
+            return {"val/bpb": bits}
+
+        return self.evaluation_hook(evaluate, "val/bpb", self.spec.execution.eval_every)
+
+    @cached_property
+    def loss_function(self) -> LossFunction:
+        """The summed loss of a micro-batch, compiled and checkpointed as the execution says."""
+        execution = self.spec.execution
+        return loss_function(
+            self.state.model,
+            compiled=execution.compile,
+            scope=execution.compile_scope,
+            checkpoint_activations=execution.activation_checkpointing,
+        )
+
+    def _use_attention(self) -> str:
+        """Rank 0 chooses, as verdicts are of a machine; all ranks attend alike."""
+        wanted, model = self.spec.execution.attention, self.state.model
+        number = 0
+        if self.ranks.is_main:
+            choice = choose_backend(
+                wanted,
+                self.ranks.device,
+                model.compute_dtype,
+                user_cache_folder() / "attention",
+                head_dim=model.config.head_dim,
+            )
+            number = BACKENDS.index(choice.name)
+        name = BACKENDS[_from_rank_0(number, self.ranks)]
+        model.use_attention(name)
+        return name
+
+    def _communication_hooks(self) -> list[Hook]:
+        """Measures on every rank, and lets rank 0 say what it means; nothing for one rank."""
+        parameters = self.state.model.parameters()
+        bandwidth = check_bandwidth(self.ranks, exchanged_bytes(parameters))
+        if bandwidth.world_size == 1 or not self.ranks.is_main:
+            return []
+        return [CommunicationHook(bandwidth, self.resumed_from_step + WARM_STEPS + 1)]
+
+    def _watch_losses(self, *, finds_spikes: bool) -> None:
+        watch = self.state.watch
+        watch.finds_spikes = finds_spikes
+        watch.max_in_a_row = self.spec.execution.max_loss_spikes
+        watch.last_checkpoint = lambda: describe_newest(self.checkpoint_folder)
 
 
 def build_state(model: GPT, groups: list[ParamGroup], ranks: Ranks, spec: JobSpec) -> TrainState:
@@ -210,7 +290,12 @@ def build_state(model: GPT, groups: list[ParamGroup], ranks: Ranks, spec: JobSpe
 def provenance(run: TrainingRun) -> dict[str, Any]:
     """What a training job says about how and where it ran."""
     hardware = describe_hardware(run.ranks, run.state.model.compute_dtype)
-    return {**hardware, "resumed_from_step": run.resumed_from_step}
+    return {
+        **hardware,
+        "attention": run.attention,
+        "device_batch_size": run.spec.execution.device_batch_size,
+        "resumed_from_step": run.resumed_from_step,
+    }
 
 
 def to_device(array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:

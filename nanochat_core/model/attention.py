@@ -36,14 +36,23 @@ class LayerCache(Protocol):
         """Store the new keys and values, then attend over everything stored."""
 
 
-def band_mask(window: int) -> torch.Tensor:
+class Backend(Protocol):
+    """Causal attention of a whole row, forward and backward, as training needs it."""
+
+    def __call__(
+        self, q_BTHD: torch.Tensor, k_BTGD: torch.Tensor, v_BTGD: torch.Tensor, *, window: int
+    ) -> torch.Tensor:
+        """Each position over itself and `window` before it; (B, T, H, D) in the dtype of `q`."""
+
+
+def band_mask(window: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """Which keys a block of queries sees: bool (Q, window + Q), of which every mask is a slice.
 
     Column j is the key at `j - window` from the first query of the block; a query sees itself
     and `window` keys before it.
     """
-    queries_Q1 = torch.arange(QUERY_BLOCK, device="cpu")[:, None]
-    columns_S = torch.arange(window + QUERY_BLOCK, device="cpu")
+    queries_Q1 = torch.arange(QUERY_BLOCK, device=device)[:, None]
+    columns_S = torch.arange(window + QUERY_BLOCK, device=device)
     return (columns_S >= queries_Q1) & (columns_S <= queries_Q1 + window)
 
 
@@ -62,18 +71,20 @@ def attend(
     v_BGSD: torch.Tensor,
     *,
     window: int,
-    band: torch.Tensor,
+    band: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of the last T of S positions, each over itself and `window` keys before it.
 
-    `band` is `band_mask(window)` on the device of `q`. A window that covers everything uses the
-    causal kernel; else queries go in blocks, each with the slice of keys that it can see.
+    `band` is `band_mask(window)` on the device of `q`, made here where none is given. A window that
+    covers everything uses the causal kernel and no band; else queries go in blocks, each with the
+    slice of keys that it can see.
     """
     num_queries, num_keys = q_BHTD.size(2), k_BGSD.size(2)
     k_BHSD = repeat_heads(k_BGSD, q_BHTD.size(1))
     v_BHSD = repeat_heads(v_BGSD, q_BHTD.size(1))
     if num_queries == num_keys and window >= num_keys - 1:
         return F.scaled_dot_product_attention(q_BHTD, k_BHSD, v_BHSD, is_causal=True)
+    band = band_mask(window, q_BHTD.device) if band is None else band
     offset = num_keys - num_queries
     outputs = []
     for start in range(0, num_queries, QUERY_BLOCK):
@@ -94,12 +105,18 @@ def attend(
 
 
 class Attention(nn.Module):
-    """One attention layer; `value_gate` exists where the block owns a value embedding table."""
+    """One attention layer; `value_gate` exists where the block owns a value embedding table.
+
+    `attend_fn` attends where there is no cache; None is `attend` with the band of the model.
+    """
+
+    attend_fn: Backend | None
 
     def __init__(self, config: ModelConfig, block: int) -> None:
         super().__init__()
         self.n_head, self.n_kv_head = config.n_head, config.n_kv_head
         self.head_dim, self.window = config.head_dim, config.windows[block]
+        self.attend_fn = None
         self.q = Linear(config.n_embd, config.n_embd)
         self.k = Linear(config.n_embd, config.kv_dim)
         self.v = Linear(config.n_embd, config.kv_dim)
@@ -125,14 +142,15 @@ class Attention(nn.Module):
         q_BTHD = self.q(x_BTC).view(batch, length, self.n_head, self.head_dim)
         k_BTGD = self.k(x_BTC).view(batch, length, self.n_kv_head, self.head_dim)
         v_BTGD = self._values(x_BTC, values_BTE)
-        q = (norm(rotate(q_BTHD, *rotary)) * QK_SCALE).transpose(1, 2)
-        k = (norm(rotate(k_BTGD, *rotary)) * QK_SCALE).transpose(1, 2)
-        v = v_BTGD.transpose(1, 2)
-        if cache is None:
-            y_BHTD = attend(q, k, v, window=self.window, band=band)
+        q_BTHD = norm(rotate(q_BTHD, *rotary)) * QK_SCALE
+        k_BTGD = norm(rotate(k_BTGD, *rotary)) * QK_SCALE
+        if cache is None and self.attend_fn is not None:
+            y_BTHD = self.attend_fn(q_BTHD, k_BTGD, v_BTGD, window=self.window)
         else:
-            y_BHTD = cache.attend(q, k, v, window=self.window, band=band)
-        out_BTC: torch.Tensor = self.out(y_BHTD.transpose(1, 2).reshape(batch, length, channels))
+            attend_here = attend if cache is None else cache.attend
+            q, k, v = (x.transpose(1, 2) for x in (q_BTHD, k_BTGD, v_BTGD))
+            y_BTHD = attend_here(q, k, v, window=self.window, band=band).transpose(1, 2)
+        out_BTC: torch.Tensor = self.out(y_BTHD.reshape(batch, length, channels))
         return out_BTC
 
     def _values(self, x_BTC: torch.Tensor, values_BTE: torch.Tensor | None) -> torch.Tensor:

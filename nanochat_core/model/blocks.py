@@ -3,13 +3,15 @@
 Shapes: B batch, T positions, C channels, E value channels.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from nanochat_core.model.attention import Attention, LayerCache
 from nanochat_core.model.config import MLP_FACTOR, ModelConfig
-from nanochat_core.model.layers import Linear, norm
+from nanochat_core.model.layers import Embedding, Linear, norm
 
 
 class MLP(nn.Module):
@@ -26,8 +28,28 @@ class MLP(nn.Module):
         return out_BTC
 
 
+class Shared(NamedTuple):
+    """What all blocks see alike during one forward pass; `x0` is what the first of them reads."""
+
+    tokens_BT: torch.Tensor
+    x0_BTC: torch.Tensor
+    rotary: tuple[torch.Tensor, torch.Tensor]
+
+
+class Own(NamedTuple):
+    """What the model keeps for one block: how much of `x` and of `x0` it reads, and two tables.
+
+    Both factors are tensors without axes: a compiler would build numbers in, block by block.
+    """
+
+    resid: torch.Tensor
+    x0: torch.Tensor
+    value_embedding: Embedding | None
+    band: torch.Tensor
+
+
 class Block(nn.Module):
-    """`x + attn(norm(x))`, then `x + mlp(norm(x))`."""
+    """`x + attn(norm(x))`, then `x + mlp(norm(x))`, with x first mixed with the trunk's start."""
 
     def __init__(self, config: ModelConfig, block: int) -> None:
         super().__init__()
@@ -35,16 +57,16 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self,
-        x_BTC: torch.Tensor,
-        values_BTE: torch.Tensor | None,
-        *,
-        rotary: tuple[torch.Tensor, torch.Tensor],
-        band: torch.Tensor,
-        cache: LayerCache | None = None,
+        self, x_BTC: torch.Tensor, shared: Shared, own: Own, cache: LayerCache | None = None
     ) -> torch.Tensor:
-        """Add both sub-layers to the residual stream."""
-        h_BTC = norm(x_BTC)
-        x_BTC = x_BTC + self.attn(h_BTC, values_BTE, rotary=rotary, band=band, cache=cache)
+        """Mix, then add both sub-layers to the residual stream."""
+        x_BTC = own.resid * x_BTC + own.x0 * shared.x0_BTC
+        values_BTE = None
+        if own.value_embedding is not None:
+            values_BTE = own.value_embedding(shared.tokens_BT).to(x_BTC.dtype)
+        attended_BTC: torch.Tensor = self.attn(
+            norm(x_BTC), values_BTE, rotary=shared.rotary, band=own.band, cache=cache
+        )
+        x_BTC = x_BTC + attended_BTC
         out_BTC: torch.Tensor = x_BTC + self.mlp(norm(x_BTC))
         return out_BTC

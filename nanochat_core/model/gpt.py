@@ -4,19 +4,29 @@ Shapes: B batch, T positions, C channels, V vocabulary, E value channels, R rota
 """
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from nanochat_core.errors import ConfigError
-from nanochat_core.model.attention import LayerCache, band_mask
-from nanochat_core.model.blocks import Block
+from nanochat_core.model.attention import Attention, LayerCache, band_mask
+from nanochat_core.model.backends.opening import open_backend
+from nanochat_core.model.blocks import Block, Own, Shared
 from nanochat_core.model.config import SMEAR_CHANNELS, ModelConfig
 from nanochat_core.model.fp8 import ALIGNMENT, MIN_SIZE, check_fp8, fits_fp8
 from nanochat_core.model.init import init_weights
 from nanochat_core.model.layers import Embedding, Linear, norm
-from nanochat_core.model.loss import Reduction, head_logits, soft_cap, token_losses
+from nanochat_core.model.loss import (
+    IGNORE_TARGET,
+    Reduction,
+    head_logits,
+    row_losses,
+    soft_cap,
+    summed_loss,
+)
 from nanochat_core.model.rotary import MAX_LENGTH_FACTOR, rotary_tables
 
 if TYPE_CHECKING:
@@ -25,8 +35,6 @@ if TYPE_CHECKING:
     from nanochat_core.model.kv_cache import KVCache
 
 log = logging.getLogger(__name__)
-
-Rotary = tuple[torch.Tensor, torch.Tensor]
 
 
 class GPT(nn.Module):
@@ -103,6 +111,16 @@ class GPT(nn.Module):
             linear.fp8 = True
         log.info("fp8 matrix multiplications in %d of %d Linears", len(large), len(linears))
 
+    def use_attention(self, name: str) -> None:
+        """Attend with a backend of `model.backends` wherever nothing is cached.
+
+        "sdpa" is what a model starts with. Raises as `open_backend` does.
+        """
+        backend = None if name == "sdpa" else open_backend(name, self.device)
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.attend_fn = backend
+
     def forward(
         self,
         tokens_BT: torch.Tensor,
@@ -114,16 +132,29 @@ class GPT(nn.Module):
 
         Raises ConfigError for inputs longer than ten times `sequence_len`.
         """
-        self._check_length(tokens_BT.size(1))
-        x_BTC = self._embed(tokens_BT)
-        x_BTC = self._smear(x_BTC, torch.zeros_like(x_BTC[:, :1]))
-        length = tokens_BT.size(1)
-        rotary = (self.cos_TR[:length, None], self.sin_TR[:length, None])
-        x_BTC = self._trunk(x_BTC, tokens_BT, rotary, None)
-        raw_BTV = head_logits(x_BTC, self.lm_head, self.config.vocab_size)
+        x_BTC = self.hidden(tokens_BT)
+        vocab_size = self.config.vocab_size
         if targets_BT is None:
-            return soft_cap(raw_BTV)
-        return token_losses(raw_BTV, targets_BT, reduction)
+            return soft_cap(head_logits(x_BTC, self.lm_head, vocab_size))
+        x_NC, targets_N = x_BTC.flatten(0, 1), targets_BT.flatten()
+        if reduction == "none":
+            losses_N = row_losses(x_NC, self.lm_head, targets_N, vocab_size=vocab_size)
+            return losses_N.view_as(targets_BT)
+        total = summed_loss(
+            x_NC, self.lm_head, targets_N, None, vocab_size=vocab_size, compiled=False
+        )
+        return total if reduction == "sum" else total / (targets_N != IGNORE_TARGET).sum()
+
+    def hidden(self, tokens_BT: torch.Tensor, run: "Regions | None" = None) -> torch.Tensor:
+        """What the head reads, (B, T, C); `run` may bring compiled regions.
+
+        Raises ConfigError as `forward` does.
+        """
+        length = tokens_BT.size(1)
+        self._check_length(length)
+        run = EAGER if run is None else run
+        rotary = (self.cos_TR[:length, None], self.sin_TR[:length, None])
+        return self._trunk(Shared(tokens_BT, run.begin(self, tokens_BT), rotary), run)
 
     def _check_length(self, length: int) -> None:
         if length > self.max_positions:
@@ -131,6 +162,11 @@ class GPT(nn.Module):
                 f"{length:,} tokens in a row; this model's positions end at "
                 f"{self.max_positions:,} (10 x sequence_len); shorten the input"
             )
+
+    def _begin(self, tokens_BT: torch.Tensor) -> torch.Tensor:
+        """What the first block reads where nothing is cached."""
+        x_BTC = self._embed(tokens_BT)
+        return self._smear(x_BTC, torch.zeros_like(x_BTC[:, :1]))
 
     def _embed(self, tokens_BT: torch.Tensor) -> torch.Tensor:
         """Normed token embeddings (B, T, C), not yet smeared."""
@@ -143,30 +179,33 @@ class GPT(nn.Module):
         return x_BTC + self.smear_lambda.to(x_BTC.dtype) * gate_BT1 * previous_BTC
 
     def _trunk(
-        self,
-        x_BTC: torch.Tensor,
-        tokens_BT: torch.Tensor,
-        rotary: Rotary,
-        caches: "Sequence[LayerCache] | None",
+        self, shared: Shared, run: "Regions", caches: "Sequence[LayerCache] | None" = None
     ) -> torch.Tensor:
         """Every block, backout and the final norm."""
-        x0_BTC = x_BTC
-        middle_BTC = x_BTC
-        resid_L, x0_L = (p.to(x_BTC.dtype) for p in (self.resid_lambdas, self.x0_lambdas))
-        for i, block in enumerate(self.blocks):
-            key = str(i)
-            values_BTE = None
-            if key in self.value_embeddings:
-                values_BTE = self.value_embeddings[key](tokens_BT).to(x_BTC.dtype)
-            x_BTC = block(
-                resid_L[i] * x_BTC + x0_L[i] * x0_BTC,
-                values_BTE,
-                rotary=rotary,
-                band=getattr(self, f"band_{self.windows[i]}"),
-                cache=None if caches is None else caches[i],
-            )
+        # A tensor object of its own: a compiler makes another graph where x and x0 are one object.
+        x_BTC = middle_BTC = shared.x0_BTC.view_as(shared.x0_BTC)
+        for i, (block, own) in enumerate(zip(self.blocks, self._owns(x_BTC.dtype), strict=True)):
+            x_BTC = run.block(block, x_BTC, shared, own, None if caches is None else caches[i])
             if i == self.config.n_layer // 2:
                 middle_BTC = x_BTC
+        return run.end(self, x_BTC, middle_BTC)
+
+    def _owns(self, dtype: torch.dtype) -> list[Own]:
+        """What belongs to a block but is kept here, under the names of the state dict."""
+        resids, x0s = (p.to(dtype).unbind() for p in (self.resid_lambdas, self.x0_lambdas))
+        tables = [self._value_embedding(i) for i in range(self.config.n_layer)]
+        bands = [getattr(self, f"band_{window}") for window in self.windows]
+        return list(map(Own, resids, x0s, tables, bands))
+
+    def _value_embedding(self, block: int) -> Embedding | None:
+        if not self.config.has_value_embedding(block):
+            return None
+        table = self.value_embeddings[str(block)]
+        assert isinstance(table, Embedding), "value_embeddings holds embeddings"
+        return table
+
+    def _end(self, x_BTC: torch.Tensor, middle_BTC: torch.Tensor) -> torch.Tensor:
+        """Take part of the middle of the trunk out again (backout), and norm."""
         return norm(x_BTC - self.backout_lambda.to(x_BTC.dtype) * middle_BTC)
 
     def forward_cached(
@@ -187,8 +226,28 @@ class GPT(nn.Module):
         embedded_BTC = self._embed(tokens_BT)
         x_BTC = self._smear(embedded_BTC, cache.previous_B1C)
         rotary = step.rotary(self.cos_TR, self.sin_TR)
-        x_BTC = self._trunk(x_BTC, tokens_BT, rotary, step.layers)
+        x_BTC = self._trunk(Shared(tokens_BT, x_BTC, rotary), EAGER, step.layers)
         if last_only:
             x_BTC = step.last_valid(x_BTC)
         step.finish(embedded_BTC)
         return soft_cap(head_logits(x_BTC, self.lm_head, self.config.vocab_size))
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The functions that the trunk is run with; compiled ones may take their places."""
+
+    begin: Callable[[GPT, torch.Tensor], torch.Tensor]
+    block: Callable[..., torch.Tensor]
+    end: Callable[[GPT, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def run_block(
+    block: nn.Module, x_BTC: torch.Tensor, shared: Shared, own: Own, cache: LayerCache | None
+) -> torch.Tensor:
+    """One block, as a function of it: compiled, it serves every block of a kind."""
+    out_BTC: torch.Tensor = block(x_BTC, shared, own, cache)
+    return out_BTC
+
+
+EAGER = Regions(GPT._begin, run_block, GPT._end)

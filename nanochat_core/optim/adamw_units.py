@@ -132,14 +132,15 @@ def adamw_scalars(
 ) -> AdamWScalars:
     """The numbers of one AdamW update."""
     return AdamWScalars(
-        lr=scalar(group.lr * numbers.lr_multiplier),
+        lr=numbers.gated(scalar(group.lr * numbers.lr_multiplier)),
         weight_decay=scalar(group.weight_decay),
         one_minus_beta1=scalar(1.0 - group.beta1),
-        one_minus_beta2=scalar(1.0 - group.beta2),
+        one_minus_beta2=numbers.gated(scalar(1.0 - group.beta2)),
         eps=scalar(group.eps),
         bias_correction1=scalar(1.0 - group.beta1**numbers.step),
         bias_correction2=scalar(1.0 - group.beta2**numbers.step),
         grad_scale=scalar(numbers.grad_scale),
+        healthy=numbers.healthy,
     )
 
 

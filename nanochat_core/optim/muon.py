@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nanochat_core.optim.adamw import Scalar
+from nanochat_core.optim.adamw import Scalar, harmless
 
 # Polar Express, arXiv:2505.16932: optimal quintic for each step, safety 2e-2, cushion 2.
 POLAR_EXPRESS = (
@@ -35,6 +35,7 @@ class MuonScalars(NamedTuple):
     momentum: Scalar
     one_minus_beta2: Scalar
     grad_scale: Scalar
+    healthy: Tensor | None = None
 
 
 class MuonSettings(NamedTuple):
@@ -57,7 +58,8 @@ def muon_update(
 
     `second_moment_K` has the shape of `second_moment_shape`; both states are float32.
     """
-    update = nesterov(grad_KRC.float() * scalars.grad_scale, momentum_KRC, scalars.momentum)
+    grad_KRC = harmless(grad_KRC.float() * scalars.grad_scale, momentum_KRC, scalars.healthy)
+    update = nesterov(grad_KRC, momentum_KRC, scalars.momentum)
     update = equilibrate_rows(update.to(settings.work_dtype))
     update = orthogonalise(update, settings.polar_express_steps)
     update = rescale(update.to(weight_KRC.dtype))

@@ -72,11 +72,14 @@ class MuonAdamW:
         momentum: float,
         weight_decay_multiplier: float,
         grad_scale: float = 1.0,
+        healthy: Tensor | None = None,
     ) -> None:
         """Sum gradients over ranks and update every parameter on every rank.
 
         Gradients are multiplied by `grad_scale` (float16: one over the scale of the loss). Whether
-        they are finite is the caller's question, and all ranks must call or skip together.
+        they are finite is the caller's question: all ranks call or skip together, or pass the same
+        `healthy`, a 0-d bool on the device. False there leaves weights and moments as they are; the
+        step is counted all the same, because the host cannot know.
 
         Raises:
             TrainingError: a parameter has no gradient.
@@ -87,6 +90,7 @@ class MuonAdamW:
             momentum=momentum,
             weight_decay_multiplier=weight_decay_multiplier,
             grad_scale=grad_scale,
+            healthy=healthy,
         )
         for unit in self._units:
             unit.start_sum()

@@ -121,9 +121,10 @@ class MatrixStack:
         group, scalar = self._group, self._context.kernels.scalar
         factor = shape_lr_factor(self._rows, self._cols)
         return MuonScalars(
-            lr=scalar(group.lr * numbers.lr_multiplier * factor),
+            lr=numbers.gated(scalar(group.lr * numbers.lr_multiplier * factor)),
             weight_decay=scalar(group.weight_decay * numbers.weight_decay_multiplier),
             momentum=scalar(numbers.momentum),
-            one_minus_beta2=scalar(1.0 - group.beta2),
+            one_minus_beta2=numbers.gated(scalar(1.0 - group.beta2)),
             grad_scale=scalar(numbers.grad_scale),
+            healthy=numbers.healthy,
         )

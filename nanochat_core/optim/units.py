@@ -16,19 +16,29 @@ from torch.nn import Parameter
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.distributed.tree_sum import Reduction
 from nanochat_core.errors import TrainingError
+from nanochat_core.optim.adamw import Scalar
 from nanochat_core.optim.groups import StateShard
 from nanochat_core.optim.kernels import Kernels
 
 
 @dataclass(frozen=True)
 class StepNumbers:
-    """What one step is told; `step` counts from 1."""
+    """What one step is told; `step` counts from 1.
+
+    `healthy`, a 0-d bool on the device, says whether the gradients are finite where the host does
+    not know that yet; None means that they are.
+    """
 
     step: int
     lr_multiplier: float
     momentum: float
     weight_decay_multiplier: float
     grad_scale: float
+    healthy: Tensor | None = None
+
+    def gated(self, value: Scalar) -> Scalar:
+        """The number, or 0 in a step that must change nothing."""
+        return value if self.healthy is None else value * self.healthy
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,20 @@
 """The files of one step checkpoint and how they are read back, at any number of ranks.
 
-    checkpoints/step-00000250-1f3a/
-        rank-000-of-002.safetensors   tensors and slices of tensors
-        rank-000-of-002.json          what that file holds, with its sha256
-        manifest.json                 written last: everything above, scalars, its own sha256
+    checkpoints/best.json                 the best step so far, its value and its folder
+    checkpoints/step-00000250-1f3a5b7c/
+        rank-000-of-002.safetensors       tensors and slices of tensors
+        rank-000-of-002.json              what that file holds, with its size and sha256
+        metrics.jsonl                     and other attachments, as they were at that step
+        manifest.json                     written last: everything above, scalars, its own sha256
 
-A folder without a valid manifest is not a checkpoint. Nothing is ever written twice.
+A folder without a valid manifest is not a checkpoint. Nothing but best.json is ever written twice.
 """
 
 import hashlib
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,19 @@ from nanochat_core.errors import CheckpointError, DamagedFileError
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-FOLDER_PATTERN = re.compile(r"^step-(\d{8})-([0-9a-f]{8})$")
+BEST = "best.json"
+FOLDER_PATTERN = re.compile(r"^step-(\d{8,})-([0-9a-f]{8})$")
+
+
+@dataclass(frozen=True)
+class Best:
+    """Which checkpoint is the best so far; a lower value is better."""
+
+    step: int
+    value: float
+    folder: str
 
 
 def step_folder_name(step: int, token: str) -> str:
@@ -51,25 +64,14 @@ class Checkpoint:
         self._tensors: dict[str, dict[str, Any]] = manifest["tensors"]
         self._files: list[dict[str, Any]] = manifest["files"]
         self._attachments: list[str] = manifest["attachments"]
+        self._opened: dict[str, Any] = {}
 
     @classmethod
     def open(cls, folder: Path, identity: str) -> "Checkpoint":
         """Read and verify every byte of a checkpoint; CheckpointError names what is wrong."""
-        path = folder / MANIFEST
-        if not path.exists():
-            raise CheckpointError(f"{folder.name} has no {MANIFEST}: it was never finished")
-        try:
-            manifest = unseal(path.read_bytes(), f"{folder.name}/{MANIFEST}")
-        except DamagedFileError as error:
-            raise CheckpointError(str(error)) from error
-        if manifest.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{folder.name} has format {manifest.get('format')}, expected {FORMAT}"
-            )
-        if manifest["identity"] != identity:
-            raise CheckpointError(f"{folder.name} belongs to another recipe or other inputs")
-        checkpoint = cls(folder, manifest)
-        checkpoint._verify_files()
+        checkpoint = cls(folder, read_manifest(folder, identity))
+        for record in checkpoint._files:
+            _verify(folder, record)
         return checkpoint
 
     @property
@@ -84,19 +86,24 @@ class Checkpoint:
     def read(self, name: str, start: int | None = None, stop: int | None = None) -> torch.Tensor:
         """A tensor, or its rows [start, stop) along dimension 0, on the CPU."""
         entry = self._entry(name)
-        shape = entry["shape"]
+        shape, slices = entry["shape"], entry["slices"]
         if not shape:
-            return self._load(entry["slices"][0], None)
+            return self._load(slices[0], None)
         low, high = start or 0, shape[0] if stop is None else stop
+        if low == high:
+            first = slices[0]["start"]
+            return self._load(slices[0], (first, first))
         parts = [
             self._load(piece, (max(low, piece["start"]), min(high, piece["stop"])))
-            for piece in sorted(entry["slices"], key=lambda piece: int(piece["start"]))
+            for piece in slices
             if piece["start"] < high and low < piece["stop"]
         ]
-        result = torch.cat(parts) if len(parts) != 1 else parts[0]
-        if result.shape[0] != high - low:
-            raise CheckpointError(f"{self.folder.name} lacks rows of {name}[{low}:{high}]")
-        return result
+        if sum(part.shape[0] for part in parts) != high - low:
+            raise CheckpointError(
+                f"{self.folder.name} has no rows [{low}:{high}] of {name}, which is of shape "
+                f"{tuple(shape)}"
+            )
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def attachment(self, name: str) -> bytes | None:
         """Bytes of a small file that was saved beside the tensors."""
@@ -104,28 +111,42 @@ class Checkpoint:
 
     def _entry(self, name: str) -> dict[str, Any]:
         if name not in self._tensors:
-            raise CheckpointError(f"{self.folder.name} has no tensor named {name}")
+            raise CheckpointError(
+                f"{self.folder.name} has no tensor named {name}; it has {len(self._tensors)} "
+                f"tensors, {', '.join(self.names[:3])} and others: it is of another model"
+            )
         return self._tensors[name]
 
     def _load(self, piece: dict[str, Any], rows: tuple[int, int] | None) -> torch.Tensor:
-        with safe_open(str(self.folder / piece["file"]), framework="pt") as file:
-            if rows is None:
-                return file.get_tensor(piece["key"])  # type: ignore[no-any-return]
-            offset = piece["start"]
-            view = file.get_slice(piece["key"])
-            return view[rows[0] - offset : rows[1] - offset]  # type: ignore[no-any-return]
+        file = self._file(piece["file"])
+        if rows is None:
+            return file.get_tensor(piece["key"])  # type: ignore[no-any-return]
+        offset = piece["start"]
+        view = file.get_slice(piece["key"])
+        return view[rows[0] - offset : rows[1] - offset]  # type: ignore[no-any-return]
 
-    def _verify_files(self) -> None:
-        for record in self._files:
-            path = self.folder / record["path"]
-            if not path.exists():
-                raise CheckpointError(f"{self.folder.name} lacks {record['path']}")
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != record["sha256"]:
-                raise CheckpointError(
-                    f"{self.folder.name}/{record['path']} does not match its recorded sha256"
-                )
+    def _file(self, name: str) -> Any:
+        """A tensor file, opened once: its header has a line for each of maybe 1,000 tensors."""
+        if name not in self._opened:
+            self._opened[name] = safe_open(str(self.folder / name), framework="pt")
+        return self._opened[name]
+
+
+def read_manifest(folder: Path, identity: str) -> dict[str, Any]:
+    """The manifest of a checkpoint of this recipe; CheckpointError says why there is none."""
+    try:
+        data = (folder / MANIFEST).read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder.name} has no {MANIFEST}: it was never finished") from error
+    manifest = _opened(data, f"{folder.name}/{MANIFEST}")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder.name} has format {manifest.get('format')}, expected {FORMAT}: another "
+            "version of the code wrote it, and only that version can go on from it"
+        )
+    if manifest["identity"] != identity:
+        raise CheckpointError(f"{folder.name} belongs to another recipe or other inputs")
+    return manifest
 
 
 def checkpoint_folders(folder: Path) -> Iterator[tuple[int, Path]]:
@@ -138,10 +159,73 @@ def checkpoint_folders(folder: Path) -> Iterator[tuple[int, Path]]:
 
 
 def newest_checkpoint(folder: Path, identity: str) -> Checkpoint | None:
-    """The newest whole checkpoint; damaged or unfinished ones are passed over with a log line."""
+    """The newest whole checkpoint; damaged or unfinished ones are passed over with a log line.
+
+    Raises:
+        CheckpointError: one cannot be read at all. The disk may be away for a moment only, and
+            going on from an older one would soon remove it.
+    """
     for step, path in checkpoint_folders(folder):
         try:
             return Checkpoint.open(path, identity)
         except CheckpointError as error:
             log.warning("step %d cannot be resumed: %s", step, error)
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint of step {step:,} cannot be read: {error}. Try again when the disk "
+                f"is back; if it stays like that, remove {path}, and training goes on from the "
+                "checkpoint before"
+            ) from error
     return None
+
+
+def best_checkpoint(folder: Path, identity: str) -> Checkpoint | None:
+    """The best checkpoint, if one was marked and is whole; why not is said in the log."""
+    try:
+        best = read_best(folder, identity)
+        return None if best is None else Checkpoint.open(folder / best.folder, identity)
+    except CheckpointError as error:
+        log.warning("the best checkpoint cannot be used: %s", error)
+    return None
+
+
+def read_best(folder: Path, identity: str) -> Best | None:
+    """What best.json says, None if there is none; CheckpointError if it is of no use."""
+    try:
+        data = (folder / BEST).read_bytes()
+    except FileNotFoundError:
+        return None
+    body = _opened(data, BEST)
+    if body.get("format") != FORMAT or body.get("identity") != identity:
+        raise CheckpointError(f"{BEST} belongs to another recipe or another version of the code")
+    return Best(body["step"], body["value"], body["folder"])
+
+
+def describe_newest(folder: Path) -> str:
+    """The newest finished checkpoint in words, for messages; its bytes are not verified."""
+    for step, path in checkpoint_folders(folder):
+        if (path / MANIFEST).exists():
+            return f"step {step:,} in {path.name}"
+    return "no checkpoint yet"
+
+
+def _opened(data: bytes, place: str) -> dict[str, Any]:
+    try:
+        return unseal(data, place)
+    except DamagedFileError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _verify(folder: Path, record: dict[str, Any]) -> None:
+    """Compare a file with its record; the size first, which finds a file cut short at once."""
+    path, place = folder / record["path"], f"{folder.name}/{record['path']}"
+    try:
+        size = path.stat().st_size
+        if size != record["bytes"]:
+            raise CheckpointError(f"{place} has {size:,} bytes, expected {record['bytes']:,}")
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder.name} lacks {record['path']}") from error
+    if digest != record["sha256"]:
+        raise CheckpointError(f"{place} does not match its recorded sha256")

@@ -1,41 +1,38 @@
 """Saving checkpoints beside training: a copy to host memory, then a thread without collectives."""
 
-import hashlib
-import json
 import logging
-import os
-import shutil
+import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as safetensors_bytes
 
-from nanochat_core.artifacts.sealed import seal
-from nanochat_core.errors import CheckpointError
+from nanochat_core.artifacts.canonical import sha256_hex
+from nanochat_core.artifacts.sealed import seal, unseal
+from nanochat_core.errors import CheckpointError, RanksLostError
 from nanochat_core.optim.groups import StateShard
-from nanochat_core.training.checkpoint_files import (
-    FORMAT,
-    MANIFEST,
-    checkpoint_folders,
-    parse_step_folder,
-    step_folder_name,
-)
+from nanochat_core.training.checkpoint_buffers import HostBuffers, TensorFile, key_of
+from nanochat_core.training.checkpoint_files import FORMAT, MANIFEST, step_folder_name
+from nanochat_core.training.checkpoint_keeping import Keeper
+from nanochat_core.training.durable_files import make_folder_durably, sync_folder, write_durably
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.02
 PEER_TIMEOUT_SECONDS = 600.0
+LINGER_SECONDS = 5.0
+"""How long a process that ends still waits for what other ranks write: they may be gone."""
 
 
 class CheckpointWriter:
     """Writes step checkpoints of one rank; rank 0 also writes the manifest and prunes.
 
     `token` (8 hex digits, equal on all ranks, new in every process) keeps folders from being
-    reused. All ranks must see the same file system.
+    reused. All ranks must see the same file system. After a resume set `last_step` to its step.
+    `stall_seconds` has for each save how long it kept training waiting.
     """
 
     def __init__(
@@ -47,12 +44,27 @@ class CheckpointWriter:
         rank: int = 0,
         world_size: int = 1,
         keep: int = 2,
+        peer_timeout_seconds: float = PEER_TIMEOUT_SECONDS,
     ) -> None:
         self.folder, self.identity, self.token = folder, identity, token
-        self.rank, self.world_size, self.keep = rank, world_size, keep
+        self.rank, self.world_size = rank, world_size
+        self.peer_timeout_seconds = peer_timeout_seconds
         self.last_step = -1
+        self.stall_seconds: list[float] = []
+        self._keeper = Keeper(folder, identity, token, keep)
+        self._buffers = HostBuffers()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save is still on its way to disk."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def prepare(self, shards: Sequence[StateShard]) -> None:
+        """Allocate the host memory now, which else the first save does."""
+        self.wait()
+        self._buffers.prepare(shards)
 
     def save(
         self,
@@ -63,19 +75,30 @@ class CheckpointWriter:
     ) -> None:
         """Copy `shards` to host memory and write them in a thread; blocks for the copy only.
 
-        An error of the previous write is raised here. Saving the same step again does nothing.
+        A save before it that is still being written is waited for; its error is raised here.
+        Saving the same step again does nothing.
         """
         if step == self.last_step:
             return
+        started = time.perf_counter()
         self.wait()
+        if self._keeper.resumed_from is None:
+            self._keeper.resumed_from = self.last_step
         self.last_step = step
-        copies = [
-            StateShard(s.name, s.full_shape, s.start, s.tensor.detach().to("cpu", copy=True))
-            for s in shards
-        ]
-        arguments = (step, copies, dict(scalars), dict(attachments))
-        self._thread = threading.Thread(target=self._guarded_write, args=arguments)
-        self._thread.start()
+        tensors = self._buffers.copy(shards)
+        part = [_describe(shard) for shard in shards]
+        self._start(self._write, step, part, tensors, dict(scalars), dict(attachments))
+        self.stall_seconds.append(time.perf_counter() - started)
+
+    def mark_best(self, step: int, value: float) -> None:
+        """Keep the checkpoint of `step` if `value` is lower than the best so far; blocks nobody.
+
+        Call it on all ranks or on rank 0 alone, which alone acts, after `save` or a resume: a step
+        without a whole checkpoint is never the best, and neither are NaN and infinity. An error is
+        raised by the next `save` or `wait`.
+        """
+        if self.rank == 0 and math.isfinite(value):
+            self._start(self._keeper.mark_best, step, value)
 
     def wait(self) -> None:
         """Return when the last save is on disk; raise its error if it failed."""
@@ -84,102 +107,81 @@ class CheckpointWriter:
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
+            if isinstance(error, RanksLostError):
+                raise error
             raise CheckpointError(
                 f"the last checkpoint could not be written: {error}. Make room for it in "
                 f"{self.folder} and run again, which continues from the one before"
             ) from error
 
-    def _guarded_write(self, *arguments: Any) -> None:
+    def _start(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Do `work` in a thread, after all that was started before."""
+        before = self._thread
+        self._thread = threading.Thread(
+            target=self._guarded, args=(before, work, arguments), name="checkpoint"
+        )
+        self._thread.start()
+
+    def _guarded(
+        self, before: threading.Thread | None, work: Callable[..., None], arguments: tuple[Any, ...]
+    ) -> None:
         try:
-            self._write(*arguments)
+            if before is not None:
+                before.join()
+            work(*arguments)
         except BaseException as error:  # noqa: BLE001 - re-raised in the training thread by wait()
-            self._error = error
+            self._error = self._error or error
 
     def _write(
         self,
         step: int,
-        shards: list[StateShard],
+        part: list[dict[str, Any]],
+        tensors: TensorFile,
         scalars: dict[str, Any],
         attachments: dict[str, bytes],
     ) -> None:
-        target = self.folder / step_folder_name(step, self.token)
-        target.mkdir(parents=True, exist_ok=True)
-        self._write_own_part(target, shards)
         if self.rank == 0:
+            self._keeper.clear()
+        tensors.copied()
+        target = self.folder / step_folder_name(step, self.token)
+        make_folder_durably(target)
+        stem = f"rank-{self.rank:03d}-of-{self.world_size:03d}"
+        file = write_durably(target / f"{stem}.safetensors", tensors.pieces)
+        write_durably(target / f"{stem}.json", [seal({"file": file, "tensors": part})])
+        if self.rank == 0:
+            files = [write_durably(target / name, [data]) for name, data in attachments.items()]
             parts = self._await_parts(target)
-            files = [_file_record(path) for path in sorted(target.glob("rank-*.json"))]
-            files += [{"path": part["file"], "sha256": part["file_sha256"]} for part in parts]
-            for name, data in attachments.items():
-                _write_durably(target / name, data)
-                files.append(_file_record(target / name))
             manifest = {
                 "format": FORMAT,
                 "step": step,
                 "identity": self.identity,
                 "world_size": self.world_size,
-                "files": files,
+                "files": files + [record for part in parts for record in part["files"]],
                 "tensors": _merge_tensors(parts),
                 "scalars": scalars,
                 "attachments": sorted(attachments),
             }
-            _write_durably(target / MANIFEST, seal(manifest))
-            _sync_folder(self.folder)
-            prune(self.folder, self.keep, newest=target)
-
-    def _write_own_part(self, target: Path, shards: list[StateShard]) -> None:
-        stem = f"rank-{self.rank:03d}-of-{self.world_size:03d}"
-        keys = [f"{shard.name}@{shard.start}" for shard in shards]
-        data = safetensors_bytes(
-            {key: s.tensor.contiguous() for key, s in zip(keys, shards, strict=True)}
-        )
-        _write_durably(target / f"{stem}.safetensors", data)
-        part = {
-            "file": f"{stem}.safetensors",
-            "file_sha256": hashlib.sha256(data).hexdigest(),
-            "tensors": [
-                {
-                    "name": shard.name,
-                    "key": key,
-                    "shape": list(shard.full_shape),
-                    "start": shard.start,
-                    "stop": shard.start + (shard.tensor.shape[0] if shard.full_shape else 0),
-                }
-                for key, shard in zip(keys, shards, strict=True)
-            ],
-        }
-        _write_durably(target / f"{stem}.json", seal(part))
+            write_durably(target / MANIFEST, [seal(manifest)])
+            sync_folder(self.folder)
+            self._keeper.prune(target)
 
     def _await_parts(self, target: Path) -> list[dict[str, Any]]:
-        deadline = time.monotonic() + PEER_TIMEOUT_SECONDS
+        """What each rank has written, once all have: files with their records, and tensors."""
+        deadline = time.monotonic() + self.peer_timeout_seconds
         parts = []
         for rank in range(self.world_size):
             path = target / f"rank-{rank:03d}-of-{self.world_size:03d}.json"
             while not path.exists():
+                if not threading.main_thread().is_alive():
+                    deadline = min(deadline, time.monotonic() + LINGER_SECONDS)
                 if time.monotonic() > deadline:
-                    raise CheckpointError(f"rank {rank} did not write its part of {target.name}")
+                    raise RanksLostError(f"rank {rank} did not write its part of {target.name}")
                 time.sleep(POLL_SECONDS)
-            parts.append(json.loads(path.read_bytes()))
+            data = path.read_bytes()
+            part = unseal(data, f"{target.name}/{path.name}")
+            own = {"path": path.name, "bytes": len(data), "sha256": sha256_hex(data)}
+            parts.append({"files": [part["file"], own], "tensors": part["tensors"]})
         return parts
-
-
-def prune(folder: Path, keep: int, *, newest: Path) -> None:
-    """Remove all but `newest`, which was just written, and the `keep - 1` finished ones before it.
-
-    Steps that are no older and of another process are damaged, or training would have gone on from
-    them: they must not count. The manifest goes first, so that a crash in between leaves no half
-    checkpoint that looks whole.
-    """
-    step, token = parse_step_folder(newest)
-    kept = 1
-    for other_step, path in checkpoint_folders(folder):
-        # Another rank of this process group may be a step ahead.
-        if path == newest or (other_step > step and parse_step_folder(path)[1] == token):
-            continue
-        if other_step < step and kept < keep:
-            kept += (path / MANIFEST).exists()
-            continue
-        (path / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def spread_over_ranks(
@@ -196,34 +198,38 @@ def spread_over_ranks(
     return own
 
 
-def _file_record(path: Path) -> dict[str, Any]:
-    return {"path": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+def _describe(shard: StateShard) -> dict[str, Any]:
+    num_rows = shard.tensor.shape[0] if shard.full_shape else 0
+    return {
+        "name": shard.name,
+        "key": key_of(shard),
+        "shape": list(shard.full_shape),
+        "start": shard.start,
+        "stop": shard.start + num_rows,
+    }
 
 
 def _merge_tensors(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Every tensor with the slices that make it up, in order; CheckpointError if one has a gap."""
     merged: dict[str, Any] = {}
     for part in parts:
         for tensor in part["tensors"]:
             entry = merged.setdefault(tensor["name"], {"shape": tensor["shape"], "slices": []})
             piece = {key: tensor[key] for key in ("key", "start", "stop")}
-            entry["slices"].append({**piece, "file": part["file"]})
+            entry["slices"].append({**piece, "file": part["files"][0]["path"]})
+    for name, entry in merged.items():
+        entry["slices"].sort(key=lambda piece: (piece["start"], piece["stop"]))
+        _check_whole(name, entry["shape"], entry["slices"])
     return merged
 
 
-def _write_durably(path: Path, data: bytes) -> None:
-    """Write a new file so that it is either absent or whole, also after a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _check_whole(name: str, shape: list[int], slices: list[dict[str, Any]]) -> None:
+    num_rows = shape[0] if shape else 0
+    ends = [0, *(piece["stop"] for piece in slices)]
+    starts = [*(piece["start"] for piece in slices), num_rows]
+    if ends != starts or (not shape and len(slices) != 1):
+        ranges = ", ".join(f"[{piece['start']}:{piece['stop']}]" for piece in slices)
+        raise CheckpointError(
+            f"the ranks saved rows {ranges} of {name}, which has {num_rows}; each must be saved "
+            "once, so this step was not kept"
+        )

@@ -7,7 +7,7 @@ from pydantic import Field
 from nanochat_core.config.base import Auto, Config
 from nanochat_core.errors import BatchSizeError, ConfigError
 from nanochat_core.model.config import ModelConfig
-from nanochat_core.model.counts import flops_per_token, parameter_counts
+from nanochat_core.model.counts import TrainingMemory, flops_per_token, parameter_counts
 from nanochat_core.training.recipes import PretrainRecipe
 
 REFERENCE_DEPTH = 12
@@ -17,6 +17,10 @@ BATCH_EXPONENT = 0.383
 REFERENCE_WIDTH = 768
 SMALL_MODEL_PARAMETERS = 10_000_000
 """Below this many scaling parameters the laws above are extrapolated."""
+CPU_ROWS = 8
+"""Rows of a micro-batch where nobody says how many: more do not make a CPU faster."""
+FULL_SHARE = 0.92
+"""Of a device's memory: the rest is for its driver, for sums over ranks and for gaps."""
 
 
 class TrainingPlan(Config):
@@ -103,6 +107,38 @@ def accumulation_steps(rows_per_step: int, device_batch_size: int, ranks: int) -
             "rows, or another device_batch_size or number of ranks"
         )
     return rows_per_step // per_pass
+
+
+def rows_of_rank(rows_per_step: int, ranks: int) -> int:
+    """Rows of one step that each rank computes; must come out whole."""
+    if rows_per_step % ranks:
+        whole = -(-rows_per_step // ranks) * ranks
+        raise BatchSizeError(
+            f"a step of {rows_per_step:,} rows cannot be shared out evenly among {ranks} ranks; "
+            f"use a step of {whole:,} rows, or another number of ranks"
+        )
+    return rows_per_step // ranks
+
+
+def check_device_batch(rows_per_step: int, device_batch_size: int | Auto, ranks: int) -> None:
+    """Refuse a step that does not divide into micro-batches, as far as their size is known."""
+    if device_batch_size == "auto":
+        rows_of_rank(rows_per_step, ranks)
+    else:
+        accumulation_steps(rows_per_step, device_batch_size, ranks)
+
+
+def most_rows(rows_per_rank: int) -> int:
+    """The largest power of two that divides a rank's rows: micro-batches are not larger."""
+    return rows_per_rank & -rows_per_rank
+
+
+def guess_rows(memory: TrainingMemory, rows_per_rank: int, limit_bytes: int) -> int:
+    """The largest power of two of rows that should fit, before anything was tried; at least 1."""
+    rows = most_rows(rows_per_rank)
+    while rows > 1 and memory.peak(rows, rows_per_rank // rows) > FULL_SHARE * limit_bytes:
+        rows //= 2
+    return rows
 
 
 def _model_at(

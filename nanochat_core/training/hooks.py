@@ -3,11 +3,13 @@
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from nanochat_core.distributed.bandwidth import Bandwidth, describe
 from nanochat_core.distributed.collectives import agree_any
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import TrainingError
@@ -19,6 +21,12 @@ from nanochat_core.training.state import TrainState
 log = logging.getLogger(__name__)
 
 METRICS_ATTACHMENT = "metrics.jsonl"
+MIN_SECONDS = 1e-6
+
+
+def never_at(_step: int) -> bool:
+    """At no step."""
+    return False
 
 
 @dataclass
@@ -35,10 +43,11 @@ class MetricsHook:
 
     def after_step(self, state: TrainState, metrics: StepMetrics) -> None:
         """Every step updates the progress; every `log_every` steps write a line."""
-        message = f"loss {state.smooth_loss:.3f}"
-        self.progress.update(state.step, message)
-        last = state.step == self.num_steps
-        if state.step % self.log_every and not last:
+        is_due = state.step % self.log_every == 0 or state.step == self.num_steps
+        if is_due:
+            state.watch.settle()
+        self.progress.update(state.step, f"loss {state.smooth_loss:.3f}")
+        if not is_due:
             return
         tokens_per_second = self.tokens_per_step / metrics.seconds
         flops = self.flops_per_token * tokens_per_second
@@ -99,19 +108,51 @@ class RewardHook:
         self.lines.close()
 
 
+@dataclass(frozen=True)
+class CommunicationHook:
+    """Says once what the exchange between ranks adds to a step, by the bandwidth measured."""
+
+    bandwidth: Bandwidth
+    at_step: int
+
+    def after_step(self, state: TrainState, metrics: StepMetrics) -> None:
+        """At a step that nothing is compiled in any more."""
+        if state.step == self.at_step:
+            # The step has the communication in it.
+            alone = max(metrics.seconds - self.bandwidth.seconds_per_step, MIN_SECONDS)
+            log.info("%s", describe(self.bandwidth, alone))
+
+    def at_end(self, state: TrainState) -> None:
+        """It was said."""
+
+
 @dataclass
 class CheckpointHook:
-    """Saves every `every` steps and at the end; put it before any evaluation."""
+    """Saves every `every` steps or `minutes`, before evaluations, and at the end.
+
+    Put it before any evaluation; `is_evaluated` says at which steps there will be one. While
+    losses are far too high nothing is saved that would replace the last good checkpoint.
+    """
 
     writer: CheckpointWriter
     ranks: Ranks
     every: int
     metrics_path: Path | None
+    minutes: float = math.inf
+    is_evaluated: Callable[[int], bool] = never_at
+    _last_save: float = field(default_factory=time.monotonic)
+
+    def is_due_by_time(self) -> bool:
+        """Whether the last save is too long ago; ranks vote on it, as their clocks differ."""
+        return time.monotonic() - self._last_save > 60.0 * self.minutes
 
     def after_step(self, state: TrainState, metrics: StepMetrics) -> None:
         """Start a save when it is due."""
-        if state.step % self.every == 0:
-            self._save(state)
+        is_due = metrics.save or state.step % self.every == 0 or self.is_evaluated(state.step)
+        if is_due:
+            state.watch.settle()
+            if state.watch.bad_in_a_row == 0:
+                self._save(state)
 
     def at_end(self, state: TrainState) -> None:
         """Save where training ended and wait until it is on disk."""
@@ -119,9 +160,9 @@ class CheckpointHook:
         self.writer.wait()
 
     def _save(self, state: TrainState) -> None:
-        if not math.isfinite(state.loss_ema) or not state.weights_are_finite():
+        if not state.weights_are_finite():
             raise TrainingError(
-                f"weights or loss are not finite after step {state.step}, so it was not saved. "
+                f"weights are not finite after step {state.step}, so it was not saved. "
                 "The last good checkpoint is kept; lower the learning rates "
                 "(pretrain.optimizer.lr_scale, sft.lr_scale, rl.lr_scale) or use float32"
             )
@@ -134,6 +175,7 @@ class CheckpointHook:
             state.scalars(),
             attachments,
         )
+        self._last_save = time.monotonic()
 
 
 @dataclass
@@ -168,14 +210,15 @@ class EvaluationHook:
             self._evaluate_if_due(state)
 
     def _evaluate_if_due(self, state: TrainState) -> None:
-        if not self._is_due(state.step) or self._is_recorded(state.step):
+        if not self.is_due(state.step) or self._is_recorded(state.step):
             return
         values = self.evaluate()
         if self.metrics_path is not None:
             with closing(JsonLines(self.metrics_path)) as lines:
                 lines.write({"step": state.step, **values})
 
-    def _is_due(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
+        """Whether a step is evaluated once it is done."""
         if self.every < 0:
             return False
         if step in (0, self.num_steps) and self.at_ends:

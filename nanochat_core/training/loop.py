@@ -1,19 +1,18 @@
 """The training loop: step, account, then hooks in the order that the job wrote them."""
 
 import logging
-import math
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import torch
-
-from nanochat_core.distributed.collectives import agree_any, all_reduce
 from nanochat_core.distributed.ranks import Ranks
-from nanochat_core.errors import JobStoppedError, TrainingError
+from nanochat_core.errors import JobStoppedError
 from nanochat_core.optim.gradient_sum import GradientSum
 from nanochat_core.optim.recipe import ScheduleRecipe
+from nanochat_core.training.device_batch import MEMORY_ERRORS, is_out_of_memory
+from nanochat_core.training.reading import NO_VOTES, Reading, Votes
 from nanochat_core.training.state import TrainState
 from nanochat_core.training.step import (
     LossFunction,
@@ -31,11 +30,23 @@ WARM_STEPS = 10
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """What one step measured."""
+    """What one step measured; `save` and `stop` are what the ranks have agreed on by now."""
 
-    loss_nats: float
+    reading: Reading
     rates: StepRates
     seconds: float
+    save: bool = False
+    stop: bool = False
+
+    @property
+    def loss_nats(self) -> float:
+        """Mean loss of the step; waits for the device."""
+        return self.reading.wait().loss_nats
+
+
+def never() -> bool:
+    """Nothing is asked for."""
+    return False
 
 
 class Hook(Protocol):
@@ -64,7 +75,8 @@ class Trainer:
     """The fixed parts of a run; all that changes is in `TrainState`.
 
     `batches` and hooks may raise JobStoppedError, on all ranks alike: a step that has no batches
-    yet leaves no trace.
+    yet leaves no trace. `run_ahead` (for GPUs): the host prepares the next step while the device
+    still computes, and learns of losses and of other ranks' wishes one step late.
     """
 
     num_steps: int
@@ -74,56 +86,83 @@ class Trainer:
     ranks: Ranks
     stop_requested: Callable[[], bool]
     hooks: Sequence[Hook]
+    save_requested: Callable[[], bool] = never
+    run_ahead: bool = False
 
     def train(self, state: TrainState) -> None:
-        """Run until the last step; JobStoppedError after a stop request, once hooks have saved."""
+        """Run until the last step; JobStoppedError after a stop request, once hooks have saved.
+
+        Memory that runs out is raised once the last whole step is saved; several ranks cannot
+        save without the one that failed, and go back to their last checkpoint.
+        """
         try:
             self._run(state)
         except JobStoppedError as stopped:
             log.info("%s", stopped)
-        for hook in self.hooks:
-            hook.at_end(state)
+        except MEMORY_ERRORS as error:
+            if is_out_of_memory(error) and self.ranks.world_size == 1 and state.is_whole:
+                # What the frames of the error hold is much of the memory.
+                traceback.clear_frames(error.__traceback__)
+                state.optimizer.zero_grad()
+                self._end(state)
+            raise
+        self._end(state)
         if state.step < self.num_steps:
             raise JobStoppedError(f"stopped on request after step {state.step}")
 
+    def _end(self, state: TrainState) -> None:
+        state.watch.settle()
+        for hook in self.hooks:
+            hook.at_end(state)
+
     def _run(self, state: TrainState) -> None:
         gradients = GradientSum(list(state.model.parameters()))
-        first_step = state.step
+        first_step, last = state.step, None
         for hook in self.hooks:
             if isinstance(hook, StartingHook):
                 hook.at_start(state)
         while state.step < self.num_steps:
-            metrics = self._step(state, gradients, warm=state.step - first_step < WARM_STEPS)
+            metrics = self._step(state, gradients, last, warm=state.step - first_step < WARM_STEPS)
+            last = metrics.reading
             for hook in self.hooks:
                 hook.after_step(state, metrics)
-            if agree_any(self.stop_requested(), self.ranks):
+            if metrics.stop or (self.ranks.world_size == 1 and self.stop_requested()):
                 break
 
-    def _step(self, state: TrainState, gradients: GradientSum, *, warm: bool) -> StepMetrics:
+    def _step(
+        self, state: TrainState, gradients: GradientSum, last: Reading | None, *, warm: bool
+    ) -> StepMetrics:
         started = time.perf_counter()
         rates = rates_at(state.step, self.num_steps, self.schedule)
-        share = train_step(
+        reading = train_step(
             state,
             self.batches(state.step),
             rates,
             loss_function=self.loss_function,
             gradients=gradients,
             ranks=self.ranks,
+            votes=self._votes(),
+            run_ahead=self.run_ahead,
         )
-        loss = self._mean_loss(state, share)
         state.step += 1
-        state.observe_loss(loss)
+        state.watch.add(state.step, reading, leave=int(self.run_ahead))
+        agreed = self._agreed(last if self.run_ahead else reading)
         seconds = time.perf_counter() - started
         if not warm:
             state.training_seconds += seconds
-        return StepMetrics(loss, rates, seconds)
+        return StepMetrics(reading, rates, seconds, save=agreed.save, stop=agreed.stop)
 
-    def _mean_loss(self, state: TrainState, share: torch.Tensor) -> float:
-        loss = float(all_reduce(share, self.ranks).wait())
-        if not math.isfinite(loss) and not state.loss_scale.enabled:
-            raise TrainingError(
-                f"the loss of step {state.step} is {loss}; nothing after the last checkpoint was "
-                "saved. Lower the learning rates (pretrain.optimizer.lr_scale, sft.lr_scale, "
-                "rl.lr_scale) or use float32"
-            )
-        return loss
+    def _votes(self) -> Votes:
+        """One rank alone has nobody to tell."""
+        if self.ranks.world_size == 1:
+            return NO_VOTES
+        return Votes(stop=self.stop_requested(), save=self.save_requested())
+
+    def _agreed(self, reading: Reading | None) -> Votes:
+        """What the ranks want, as all of them know it at this step; one rank alone just asks."""
+        if self.ranks.world_size == 1:
+            return Votes(save=self.save_requested())
+        if reading is None:
+            return NO_VOTES
+        values = reading.wait()
+        return Votes(stop=values.stop, save=values.save)

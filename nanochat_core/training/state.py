@@ -1,6 +1,5 @@
 """Everything that a resume needs, as one object."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,38 +12,44 @@ from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.training.checkpoint_files import Checkpoint
 from nanochat_core.training.checkpoints import spread_over_ranks
 from nanochat_core.training.loss_scale import LossScale
+from nanochat_core.training.loss_watch import LossWatch
 
 WEIGHTS = "model."
 MOMENTS = "optimizer."
-LOSS_EMA_BETA = 0.9
 
 
 @dataclass
 class TrainState:
-    """Weights, optimizer, step and running values; `step` also is the position in the data."""
+    """Weights, optimizer, step and running values; `step` also is the position in the data.
+
+    `is_whole` is False while the optimizer changes the weights: what fails then, as memory that
+    runs out, leaves nothing that is worth saving.
+    """
 
     model: GPT
     optimizer: MuonAdamW
     step: int = 0
-    loss_ema: float = 0.0
     training_seconds: float = 0.0
     loss_scale: LossScale = field(default_factory=LossScale)
+    watch: LossWatch = field(default_factory=LossWatch)
+    is_whole: bool = True
+
+    def __post_init__(self) -> None:
+        self.watch.scales_loss = self.loss_scale.enabled
 
     @property
     def smooth_loss(self) -> float:
-        """Exponential mean of the training loss in nats per token, without start-up bias."""
-        return self.loss_ema / (1 - LOSS_EMA_BETA ** max(self.step, 1))
-
-    def observe_loss(self, loss_nats: float) -> None:
-        """Take a step's loss into the running mean; one that float16 overflowed says nothing."""
-        if self.loss_scale.enabled and not math.isfinite(loss_nats):
-            return
-        self.loss_ema = LOSS_EMA_BETA * self.loss_ema + (1 - LOSS_EMA_BETA) * loss_nats
+        """Running mean of the training loss in nats per token, as far as it was read."""
+        return self.watch.smooth
 
     def weights_are_finite(self) -> bool:
         """Whether no weight is NaN or infinite; waits for the device."""
-        checks = [torch.isfinite(weight).all() for weight in self.model.parameters()]
-        return bool(torch.stack(checks).all())
+        weights = [weight.detach() for weight in self.model.parameters()]
+        # A finite sum has finite terms, and takes a tenth of the time; other sums may be too large.
+        sums = torch.stack([weight.sum(dtype=torch.float32) for weight in weights])
+        if bool(sums.isfinite().all()):
+            return True
+        return bool(torch.stack([weight.isfinite().all() for weight in weights]).all())
 
     def shards(self, rank: int, world_size: int) -> list[StateShard]:
         """The tensors, or rows of tensors, that this rank saves."""
@@ -59,7 +64,7 @@ class TrainState:
         """Everything that is not a tensor."""
         return {
             "optimizer_steps": self.optimizer.steps,
-            "loss_ema": self.loss_ema,
+            "loss_watch": self.watch.scalars(),
             "training_seconds": self.training_seconds,
             "loss_scale": self.loss_scale.scale,
             "loss_scale_good_steps": self.loss_scale.good_steps,
@@ -74,7 +79,7 @@ class TrainState:
         )
         scalars = checkpoint.scalars
         self.optimizer.steps = scalars["optimizer_steps"]
-        self.loss_ema = scalars["loss_ema"]
+        self.watch.restore(scalars["loss_watch"])
         self.training_seconds = scalars["training_seconds"]
         self.loss_scale.scale = scalars["loss_scale"]
         self.loss_scale.good_steps = scalars["loss_scale_good_steps"]

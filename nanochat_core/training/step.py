@@ -9,7 +9,6 @@ from typing import Protocol
 
 import torch
 
-from nanochat_core.distributed.collectives import agree_any
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.optim.gradient_sum import GradientSum
 from nanochat_core.optim.recipe import ScheduleRecipe
@@ -18,6 +17,7 @@ from nanochat_core.optim.schedules import (
     muon_momentum,
     weight_decay_multiplier,
 )
+from nanochat_core.training.reading import NO_VOTES, Reading, Votes
 from nanochat_core.training.state import TrainState
 
 
@@ -87,13 +87,37 @@ def train_step(
     loss_function: LossFunction,
     gradients: GradientSum,
     ranks: Ranks,
-) -> torch.Tensor:
-    """Run the micro-batches and update the weights; returns this rank's share of the mean loss.
+    votes: Votes = NO_VOTES,
+    run_ahead: bool = False,
+) -> Reading:
+    """Run the micro-batches and update the weights; returns what the step measured.
 
-    The result is a float32 scalar on the device, so that no host has to wait for it. In float16
-    a step whose gradients overflow on any rank is skipped by all of them.
+    A loss or gradient that is not finite on any rank leaves weights and moments of all ranks as
+    they are. With `run_ahead` the device decides about that by itself and the host goes on at
+    once; else, and in float16, whose next scale depends on it, the host waits for the answer.
     """
-    scale = state.loss_scale.scale
+    loss = _backward(state, micro_batches, loss_function, gradients, ranks)
+    summed = [p.grad for p in state.model.parameters() if p.grad is not None]
+    reading = Reading.of_step(loss, summed, votes, ranks)
+    if run_ahead and not state.loss_scale.enabled:
+        _update(state, rates, reading.healthy)
+    else:
+        healthy = reading.wait().healthy
+        if healthy:
+            _update(state, rates, None)
+        state.loss_scale.update(overflowed=not healthy)
+    state.optimizer.zero_grad()
+    return reading
+
+
+def _backward(
+    state: TrainState,
+    micro_batches: Sequence[MicroBatch],
+    loss_function: LossFunction,
+    gradients: GradientSum,
+    ranks: Ranks,
+) -> torch.Tensor:
+    """Gradients of this rank's micro-batches; returns its share of the mean loss, on the device."""
     loss = torch.zeros((), device=ranks.device)
     for batch in micro_batches:
         if not batch.has_gradient:
@@ -102,28 +126,26 @@ def train_step(
             continue
         tensors = (batch.inputs_BT, batch.targets_BT, batch.token_weights_BT)
         share = loss_function(*tensors) * batch.loss_weight
-        (share * scale if state.loss_scale.enabled else share).backward()  # type: ignore[no-untyped-call]
+        scaled = share * state.loss_scale.scale if state.loss_scale.enabled else share
+        scaled.backward()  # type: ignore[no-untyped-call]
         gradients.add()
         loss += share.detach()
     gradients.total()
-    overflowed = state.loss_scale.enabled and agree_any(_any_not_finite(state), ranks)
-    if not overflowed:
-        state.optimizer.step(
-            lr_multiplier=rates.lr_multiplier,
-            momentum=rates.momentum,
-            weight_decay_multiplier=rates.weight_decay_multiplier,
-            grad_scale=1.0 / scale,
-        )
-    state.loss_scale.update(overflowed=overflowed)
-    state.optimizer.zero_grad()
     return loss
+
+
+def _update(state: TrainState, rates: StepRates, healthy: torch.Tensor | None) -> None:
+    state.is_whole = False
+    state.optimizer.step(
+        lr_multiplier=rates.lr_multiplier,
+        momentum=rates.momentum,
+        weight_decay_multiplier=rates.weight_decay_multiplier,
+        grad_scale=1.0 / state.loss_scale.scale,
+        healthy=healthy,
+    )
+    state.is_whole = True
 
 
 def _set_zero_gradients(state: TrainState) -> None:
     for parameter in state.model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-
-
-def _any_not_finite(state: TrainState) -> bool:
-    grads = [p.grad for p in state.model.parameters() if p.grad is not None]
-    return not all(bool(torch.isfinite(grad).all()) for grad in grads)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from flows.by_hand.asking import Request
+from flows.by_hand.asking import Asked, Request, ask, fit_batch
 from flows.by_hand.commands import TABLES
 from flows.by_hand.planning import Planned, plan_rl
 from flows.scripts.entry import ranks_here
-from nanochat_core.errors import CheckpointError, ConfigError
+from nanochat_core.errors import BatchSizeError, CheckpointError, ConfigError
 from nanochat_core.training.dial import plan_training
 from nanochat_core.training.recipes import PretrainRecipe
 
@@ -55,3 +55,29 @@ def test_several_machines_are_refused_instead_of_waited_for() -> None:
     assert ranks_here({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}) == 2
     with pytest.raises(ConfigError, match="one machine"):
         ranks_here({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"})
+
+
+def asked_pretrain(root: Path, **values: Any) -> Asked:
+    """What `train pretrain` with these flags stands for."""
+    given = {"set": ["compile=false"], **values}
+    environ = {"NANOCHAT_BASE_DIR": str(root)}
+    return ask(Request("pretrain", TABLES["pretrain"][1], given, environ))
+
+
+def test_a_batch_that_nobody_gave_is_chosen_by_the_job(tmp_path: Path) -> None:
+    asked = asked_pretrain(tmp_path)
+    assert fit_batch(asked, 6).device_batch_size == "auto"
+    three = asked_pretrain(tmp_path, nproc_per_node=4)
+    with pytest.raises(BatchSizeError, match=r"6 rows cannot be shared .* 4 ranks"):
+        fit_batch(three, 6)
+
+
+def test_the_batch_of_a_preset_shrinks_to_fit_the_step_and_a_given_one_does_not(
+    tmp_path: Path,
+) -> None:
+    asked = asked_pretrain(tmp_path, preset="tiny")
+    assert asked.execution.device_batch_size == 4
+    assert fit_batch(asked, 6).device_batch_size == 2
+    given = asked_pretrain(tmp_path, preset="tiny", device_batch_size=4)
+    with pytest.raises(BatchSizeError, match="device_batch_size 4 x 1 ranks"):
+        fit_batch(given, 6)

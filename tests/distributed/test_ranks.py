@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nanochat_core.distributed import collectives
-from nanochat_core.distributed.ranks import Ranks, init_ranks, pick_device
+from nanochat_core.distributed.ranks import Ranks, init_ranks, pick_device, tells_of_lost_rank
 from nanochat_core.errors import ConfigError, UnknownNameError
 
 
@@ -42,3 +42,35 @@ def test_collectives_of_one_rank_return_what_they_are_given() -> None:
     assert not collectives.agree_any(False, ranks)
     assert collectives.gather_texts("hé", ranks) == ["hé"]
     assert collectives.sum_numbers([1.5, 2.0], ranks) == [1.5, 2.0]
+
+
+GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/"
+LOST = [
+    # As torch 2.13 throws them when a rank is killed (first two) or stopped (last two).
+    RuntimeError(f"{GLOO}pair.cc:553] Connection closed by peer [127.0.0.1]:58030. This is"),
+    RuntimeError(f"{GLOO}pair.cc:537] Read error [127.0.0.1]:47783: Connection reset by peer."),
+    RuntimeError(f"{GLOO}unbound_buffer.cc:78] Timed out waiting 3000ms for recv operation"),
+    RuntimeError(f"{GLOO}unbound_buffer.cc:129] Timed out waiting 3000ms for send operation"),
+    torch.distributed.DistStoreError("Timed out after 4 seconds waiting for clients. 1/2"),
+    torch.distributed.DistNetworkError("The client socket has timed out after 600000ms"),
+    torch.distributed.DistBackendError(
+        "NCCL error in: ProcessGroupNCCL.cpp:2251, remote process exited or there was a network "
+        "error. ncclRemoteError: A call failed possibly due to a network error or a remote process"
+    ),
+]
+OWN = [
+    RuntimeError(f"{GLOO}pair.cc:454] op.preamble.length <= op.nbytes. 8 vs 4: mismatch"),
+    RuntimeError("mat1 and mat2 shapes cannot be multiplied (3x4 and 5x6)"),
+    torch.distributed.DistBackendError("NCCL error: Cuda failure 2 'out of memory'"),
+    ValueError("Connection closed by peer"),
+]
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: str(error)[-40:])
+def test_errors_about_another_rank_are_told_from_those_of_this_one(error: Exception) -> None:
+    assert tells_of_lost_rank(error)
+
+
+@pytest.mark.parametrize("error", OWN, ids=lambda error: str(error)[:40])
+def test_an_error_of_this_rank_is_not_blamed_on_another(error: Exception) -> None:
+    assert not tells_of_lost_rank(error)

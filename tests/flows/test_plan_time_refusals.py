@@ -51,6 +51,17 @@ def from_file(folder: Path, name: str, content: bytes, **values: Any) -> Resolve
         ({"pretrain.target_flops": "1e9"}, ConfigError, "both num_iterations=30 and target_flops"),
         ({"pretrain.seed": "1e400"}, ConfigError, "finite"),
         ({"pretrain.ranks": "3"}, BatchSizeError, "pretrain: a step of 8 rows .* use a step of 12"),
+        (
+            {"pretrain.ranks": "3", "pretrain.device_batch_size": "auto"},
+            BatchSizeError,
+            "pretrain: a step of 8 rows cannot be shared .* 3 ranks; use a step of 9 rows",
+        ),
+        (
+            {"pretrain.ranks": "2", "pretrain.nodes": "2"},
+            BatchSizeError,
+            "pretrain: a step of 8 rows is not a multiple of 16 .*4 x 4 ranks",
+        ),
+        ({"rl.nodes": "4"}, BatchSizeError, "rl.ranks=1 times rl.nodes=4; use 4 questions"),
         ({"sft.ranks": "4"}, BatchSizeError, "sft: a step of 8 rows is not a multiple of 16"),
         ({"rl.ranks": "4"}, BatchSizeError, "rl.questions_per_step=2 .* use 4 questions"),
         ({"rl.samples_per_question": "9"}, ConfigError, "not a multiple of rl.normalise_group=8"),
@@ -64,6 +75,19 @@ def test_a_number_that_cannot_work_is_refused_with_what_would(
 ) -> None:
     with pytest.raises(kind, match=message):
         checked(overrides=overrides)
+
+
+def test_a_batch_that_is_chosen_later_fits_any_step_that_ranks_can_share() -> None:
+    meeting = {"rendezvous_endpoint": "node01:29500", "rendezvous_id": "one"}
+    overrides = {"pretrain.ranks": "2", "pretrain.nodes": "2"}
+    overrides |= {f"pretrain.{name}": value for name, value in meeting.items()}
+    run = checked(overrides={**overrides, "pretrain.device_batch_size": "auto"})
+    assert run.preset.executions.pretrain.device_batch_size == "auto"
+
+
+def test_machines_that_cannot_find_each_other_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"sft\.nodes=2 with rendezvous_endpoint=''"):
+        checked(overrides={"sft.nodes": "2"})
 
 
 @pytest.mark.parametrize("variable", ["foo", "bf16", "Float32"])

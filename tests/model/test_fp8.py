@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from builders import random_model, random_tokens, small_config
+from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanochat_core.distributed.ranks import Ranks
@@ -18,9 +20,11 @@ from nanochat_core.errors import ConfigError
 from nanochat_core.jobs import pretrain
 from nanochat_core.jobs.common import StopRequest
 from nanochat_core.model import fp8
+from nanochat_core.model import loss as loss_module
 from nanochat_core.model.fp8 import check_fp8, fp8_linear
 from nanochat_core.model.gpt import GPT
 from nanochat_core.model.layers import Linear
+from nanochat_core.model.loss import row_losses, summed_loss
 from tests.jobs.job_tools import PRETRAIN, make_line, make_spec
 
 Product = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -297,6 +301,92 @@ def test_the_model_is_traced_as_one_graph() -> None:
 
     traced = torch.compile(model, backend="aot_eager", dynamic=False, fullgraph=True)
     torch.testing.assert_close(loss_and_gradients(traced), loss_and_gradients(model))
+
+
+@pytest.mark.e2e  # by its time: it traces a block
+@compiling
+def test_no_tensor_is_searched_for_its_largest_magnitude_twice() -> None:
+    model, _ = fp8_and_bfloat16(n_layer=1)
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        graphs.append(graph)
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(
+        fw_compiler=keep, bw_compiler=keep, partition_fn=min_cut_rematerialization_partition
+    )
+    hidden = torch.compile(model.hidden, backend=backend, dynamic=False, fullgraph=True)
+    hidden(random_tokens(model.config, 2, 32)).sum().backward()
+    amax, product = torch.ops.aten.amax.default, torch.ops.aten._scaled_mm.default
+    counts = [
+        [sum(node.target == kind for node in graph.graph.nodes) for kind in (amax, product)]
+        for graph in graphs
+    ]
+    # Six Linears. Forward: six weights, and four inputs, as q, k and v share one. Backward: the
+    # gradients of six outputs; what forward made fp8 is kept.
+    assert counts == [[6 + 4, 6], [6, 12]]
+
+
+def head_problem() -> tuple[torch.Tensor, Linear, torch.Tensor, torch.Tensor]:
+    x, weight, _ = factors(46, size_out=320)
+    head = Linear(*reversed(weight.shape))
+    head.weight = torch.nn.Parameter(weight.detach() * 0.3)
+    generator = torch.Generator().manual_seed(4)
+    targets = torch.randint(300, (46,), generator=generator)
+    targets[5] = -1
+    return x.detach().flatten(0, 1).requires_grad_(), head, targets, torch.linspace(-2, 3, 46)
+
+
+@pytest.mark.parametrize("function", ["summed_loss", "row_losses"])
+def test_the_head_in_chunks_is_multiplied_in_fp8(
+    function: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loss_module, "CHUNK_ELEMENTS", 16 * 320)
+    x, head, targets, weights = head_problem()
+
+    def gradients() -> list[torch.Tensor]:
+        if function == "summed_loss":
+            loss = summed_loss(x, head, targets, weights, vocab_size=300, compiled=False)
+        else:
+            loss = (row_losses(x, head, targets, vocab_size=300) * weights).sum()
+        return list(torch.autograd.grad(loss * 1e-6, [x, head.weight]))
+
+    wanted = gradients()
+    head.fp8 = True
+    with CudaRules() as rules:
+        given = gradients()
+    assert [t.dtype for t in given] == [torch.bfloat16, torch.float32]
+    assert all(
+        0.02 < relative_error(a, b.float()) < 0.1 for a, b in zip(given, wanted, strict=True)
+    )
+    assert not given[1][300:].any()
+    e4m3, e5m2 = torch.float8_e4m3fn, torch.float8_e5m2
+    forward = (e4m3, e4m3, torch.bfloat16, True)
+    backward = [(e5m2, e4m3, torch.bfloat16, False), (e5m2, e4m3, torch.float32, False)]
+    again = 3 * [forward] if function == "row_losses" else []
+    assert rules.products == again + 3 * [forward, *backward]
+
+
+def test_the_gradient_of_the_head_has_a_scale_without_a_look_at_it() -> None:
+    x, head, targets, weights = head_problem()
+    head.fp8 = True
+    with Largest() as largest:
+        summed_loss(x, head, targets, weights, vocab_size=300, compiled=False)
+    assert largest.shapes == [(48, 128), (320, 128), (48,)]
+
+
+class Largest(TorchDispatchMode):
+    """Shapes of the tensors whose largest element was looked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001
+        if func == torch.ops.aten.amax.default:
+            self.shapes.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.long

@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from nanochat_core.errors import ConfigError
 from nanochat_core.model import loss as loss_module
 from nanochat_core.model.attention import attend
+from nanochat_core.model.backends.opening import OPENERS
+from nanochat_core.model.backends.sdpa import attend_sdpa
 from nanochat_core.model.gpt import GPT
+from nanochat_core.model.kv_cache import KVCache
 from tests.model import plain_model
 from tests.model.builders import random_model, random_tokens, small_config
 
@@ -126,14 +129,37 @@ def loss_and_gradients(model, tokens: torch.Tensor) -> list[torch.Tensor]:  # no
     return [tensor.cpu() for tensor in (value.detach(), *gradients)]
 
 
-@pytest.mark.long
-@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated")  # by torch itself
-def test_the_compiled_model_is_the_same_function() -> None:
-    config = small_config(n_layer=2, n_head=1, n_kv_head=1)
+def test_a_model_attends_by_the_backend_that_it_is_told_where_nothing_is_cached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = small_config(n_layer=3)
     model = random_model(config)
-    tokens = random_tokens(config, 2, 151)
-    compiled = loss_and_gradients(torch.compile(model, dynamic=False), tokens)
-    torch.testing.assert_close(compiled, loss_and_gradients(model, tokens), rtol=1e-3, atol=1e-3)
+    tokens = random_tokens(config, 2, 140)
+    windows = []
+
+    def counting(q, k, v, *, window: int) -> torch.Tensor:  # noqa: ANN001
+        windows.append(window)
+        return attend_sdpa(q, k, v, window=window)
+
+    monkeypatch.setitem(OPENERS, "counting", lambda device: counting)
+    with torch.no_grad():
+        expected = model(tokens)
+        model.use_attention("counting")
+        assert torch.equal(model(tokens), expected)
+        assert windows == [128, 128, 160]
+        cache = KVCache(config, 2, 140, torch.float32)
+        torch.testing.assert_close(model.forward_cached(tokens, cache), expected)
+        model.use_attention("sdpa")
+        assert torch.equal(model(tokens), expected)
+    assert len(windows) == config.n_layer
+
+
+def test_a_backend_that_cannot_run_here_leaves_the_model_as_it_was() -> None:
+    model = random_model(small_config(n_layer=1))
+    for name in ("fa3", "tea leaves"):
+        with pytest.raises(ConfigError, match=r"GPU|tea leaves"):
+            model.use_attention(name)
+    model(random_tokens(model.config, 1, 9))
 
 
 @pytest.mark.gpu

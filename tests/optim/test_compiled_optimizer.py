@@ -52,3 +52,34 @@ def test_it_moves_weights_as_the_eager_one_on_the_cpu(
     moved = trained(device, compiled=compiled, reduction=reduction)
     for ours, eager in zip(moved, expected, strict=True):
         torch.testing.assert_close(ours, eager, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize("reduction", ["exact", "fast"])
+def test_a_step_that_the_device_calls_unhealthy_changes_nothing(
+    compiled: bool, reduction: str
+) -> None:
+    matrices = tuple((f"m{i}", Parameter(torch.randn(32, 16))) for i in range(2))
+    groups = [
+        ParamGroup("large", "adamw", (("wte", Parameter(torch.randn(64, 32))),), 0.01),
+        ParamGroup("small", "adamw", (("scale", Parameter(torch.randn(3))),), 0.01),
+        ParamGroup("matrices", "muon", matrices, 0.02, beta2=0.9, weight_decay=0.1),
+    ]
+    optimizer = MuonAdamW(groups, Ranks.single(), reduction=reduction, compile=compiled)  # type: ignore[arg-type]
+
+    def step(gradient: float, healthy: bool) -> list[torch.Tensor]:
+        for p in optimizer.params:
+            p.grad = torch.full_like(p, gradient) * torch.arange(p.numel()).view(p.shape)
+        optimizer.step(
+            lr_multiplier=1.0,
+            momentum=0.9,
+            weight_decay_multiplier=1.0,
+            healthy=torch.tensor(healthy),
+        )
+        moments = [shard.tensor for shard in optimizer.state_shards()]
+        return [tensor.detach().clone() for tensor in (*optimizer.params, *moments)]
+
+    before = step(0.1, healthy=True)
+    assert all(map(torch.equal, step(float("nan"), healthy=False), before))
+    moved = step(0.1, healthy=True)
+    assert not any(map(torch.equal, moved, before))

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,13 +18,16 @@ from nanochat_core.config.execution import Execution
 from nanochat_core.config.job import JobSpec, StageOutput
 from nanochat_core.errors import (
     BatchSizeError,
+    DeviceMemoryError,
     JobError,
     JobLostError,
     JobStoppedError,
+    RanksLostError,
     StoreUnavailableError,
 )
 from tasks.torchrun import (
     LOG_EVERY_LINES,
+    MEMORY_RELAUNCHES,
     LogTail,
     job_environment,
     outcome,
@@ -136,6 +141,123 @@ def test_a_stop_by_another_hand_is_no_loss(spec: JobSpec) -> None:
         outcome(spec, supervise.STOPPED_EXIT_CODE)
 
 
+TOO_LARGE = """
+import json, pathlib, sys
+batch = pathlib.Path("batch")
+rows = int(batch.read_text()) if batch.exists() else 64
+print("trying", rows)
+if rows > int(sys.argv[2]):
+    batch.write_text(str(rows // 2))
+    told = {"type": "DeviceMemoryError", "message": f"{rows} rows are too many"}
+    pathlib.Path("error.json").write_text(json.dumps(told))
+    sys.exit(2)
+"""
+
+
+@pytest.mark.e2e
+def test_a_job_that_is_too_large_for_its_device_is_started_again_until_it_fits(
+    spec: JobSpec,
+) -> None:
+    heard, starts = Heard(), []
+
+    @contextmanager
+    def launch() -> Iterator[None]:
+        starts.append(time.monotonic())
+        yield
+
+    command = [sys.executable, "-c", TOO_LARGE + FINISH, spec.output_folder, "16"]
+    run_supervised(command, spec, report=heard, launch=launch)
+    log = Path(spec.work_folder, "job.log").read_text()
+    assert log.split("trying ")[1:] == ["64\n", "32\n", "16\n"]
+    assert len(starts) == 3
+    warnings = [line for level, line in heard.lines if level == logging.WARNING]
+    assert warnings == [f"{rows} rows are too many; pretrain is started again" for rows in (64, 32)]
+
+
+@pytest.mark.e2e
+def test_a_job_that_never_fits_is_not_started_for_ever(spec: JobSpec) -> None:
+    command = [sys.executable, "-c", TOO_LARGE, spec.output_folder, "-1"]
+    with pytest.raises(DeviceMemoryError, match="0 rows are too many"):
+        run_supervised(command, spec, report=Heard())
+    log = Path(spec.work_folder, "job.log").read_text()
+    assert log.count("trying") == MEMORY_RELAUNCHES + 1
+
+
+WATCHDOG = (
+    "[rank1]:[E1218 20:27:21.433063423 ProcessGroupNCCL.cpp:629] [Rank 1] Watchdog caught "
+    "collective operation timeout: WorkNCCL(SeqNum=1, OpType=BROADCAST, NumelIn=131072000, "
+    "NumelOut=131072000, Timeout(ms)=600000) ran for 600088 milliseconds before timing out."
+)
+TOO_FEW = "torch.distributed.elastic.rendezvous.api.RendezvousTimeoutError"
+
+
+@pytest.mark.parametrize("line", [WATCHDOG, TOO_FEW])
+def test_what_nccl_and_torchrun_say_about_lost_ranks_is_understood(
+    spec: JobSpec, line: str
+) -> None:
+    chatter = "print('frame #1: c10d::Watchdog\\n' * 40)"
+    with pytest.raises(RanksLostError, match="a rank or a machine is lost") as caught:
+        run(spec, f"print({line!r}); {chatter}; raise SystemExit(1)")
+    assert line in str(caught.value)
+    assert "600 s (collective_timeout_seconds)" in str(caught.value)
+
+
+def test_what_an_earlier_start_said_about_lost_ranks_is_forgotten(spec: JobSpec) -> None:
+    Path(spec.work_folder, "job.log").write_text(f"{WATCHDOG}\n")
+    with pytest.raises(JobLostError, match="so sad") as caught:
+        run(spec, "print('so sad'); raise SystemExit(1)")
+    assert type(caught.value) is JobLostError
+    assert "Watchdog" not in str(caught.value)
+
+
+def test_what_hangs_on_after_an_error_was_told_gets_the_grace_and_no_more(spec: JobSpec) -> None:
+    short = spec.model_copy(
+        update={"execution": spec.execution.model_copy(update={"grace_seconds": 0.2})}
+    )
+    body = json.dumps({"type": "RanksLostError", "message": "rank 0 has lost another rank"})
+    hang = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    tell = f"open('error.json', 'w').write({body!r})"
+    with pytest.raises(RanksLostError, match="has lost another rank; the last lines"):
+        run(short, f"{hang}; {tell}; time.sleep(60)")
+    assert supervise.marked_processes(str(Path(spec.work_folder).resolve())) == []
+
+
+def test_ranks_that_hang_on_after_nccl_has_ended_one_get_the_grace_and_no_more(
+    spec: JobSpec,
+) -> None:
+    short = spec.model_copy(
+        update={"execution": spec.execution.model_copy(update={"grace_seconds": 0.2})}
+    )
+    hang = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    with pytest.raises(RanksLostError, match="Watchdog caught"):
+        run(short, f"{hang}; print({WATCHDOG!r}, flush=True); time.sleep(60)")
+    # This is how the launchers on other machines hear of it.
+    assert (Path(spec.work_folder) / "error.json").exists()
+
+
+def test_a_stop_on_another_machine_is_a_stop_here(spec: JobSpec) -> None:
+    body = json.dumps({"type": "JobStoppedError", "message": "stopped on request after step 3"})
+    with pytest.raises(JobStoppedError, match="run again to continue"):
+        run(spec, f"open('error.json', 'w').write({body!r}); raise SystemExit(1)")
+
+
+@pytest.mark.parametrize("exit_code", [128 + signal.SIGKILL, -signal.SIGKILL])
+def test_ranks_that_stop_because_their_launcher_was_killed_are_a_lost_job(
+    spec: JobSpec, exit_code: int
+) -> None:
+    body = json.dumps({"type": "JobStoppedError", "message": "stopped on request after step 3"})
+    Path(spec.work_folder, "error.json").write_text(body)
+    with pytest.raises(JobLostError):
+        outcome(spec, exit_code)
+
+
+def test_a_lost_rank_is_no_news_when_the_job_was_asked_to_stop(spec: JobSpec) -> None:
+    body = json.dumps({"type": "RanksLostError", "message": "killed after the grace"})
+    Path(spec.work_folder, "error.json").write_text(body)
+    with pytest.raises(JobStoppedError, match="run again to continue"):
+        outcome(spec, supervise.STOPPED_EXIT_CODE)
+
+
 @pytest.mark.e2e
 def test_a_tracker_that_fails_is_one_warning_and_never_an_error_of_the_job(
     spec: JobSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -202,7 +324,7 @@ def test_the_threads_and_the_compile_cache_are_set(
     environment = job_environment(spec)
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["OMP_WAIT_POLICY"] == "passive"
-    assert environment["TORCHINDUCTOR_CACHE_DIR"].endswith("inductor")
+    assert Path(environment["TORCHINDUCTOR_CACHE_DIR"]).parent.name == "inductor"
 
 
 def test_torchrun_gets_the_ranks_and_the_whole_grace(spec: JobSpec) -> None:
@@ -210,6 +332,33 @@ def test_torchrun_gets_the_ranks_and_the_whole_grace(spec: JobSpec) -> None:
     assert command[command.index("--nproc-per-node") + 1] == "2"
     assert command[command.index("--shutdown-timeout") + 1] == "5"
     assert "--shutdown-timeout" not in torchrun_command(spec, "2.11.0")
+    assert "--standalone" in command
+
+
+def options(command: list[str]) -> dict[str, str]:
+    """What torchrun's own parser makes of a command line."""
+    from torch.distributed.run import get_args_parser
+
+    arguments = get_args_parser().parse_args([*command[3:], "-m", "module", "job.json"])
+    return vars(arguments)
+
+
+@pytest.mark.distributed
+def test_torchrun_of_several_machines_gets_their_meeting_place(spec: JobSpec) -> None:
+    meeting = {"nodes": 3, "rendezvous_endpoint": "node01:29500", "rendezvous_id": "night"}
+    execution = spec.execution.model_copy(update=meeting)
+    several = spec.model_copy(update={"execution": execution})
+    first, other = (options(torchrun_command(several, joins=joins)) for joins in (False, True))
+    for taken in (first, other):
+        assert not taken["standalone"]
+        assert (taken["nnodes"], taken["nproc_per_node"]) == ("3", "2")
+        assert (taken["rdzv_backend"], taken["rdzv_id"]) == ("c10d", "night")
+        assert taken["rdzv_endpoint"] == "node01:29500"
+        assert taken["shutdown_timeout"] == 5
+    assert (first["rdzv_conf"], other["rdzv_conf"]) == ("is_host=true", "is_host=false")
+    # torchrun numbers machines in the order of these.
+    assert first["local_addr"] == "node01"
+    assert first["local_addr"] < other["local_addr"]
 
 
 def test_a_tail_waits_for_the_end_of_a_line(tmp_path: Path) -> None:

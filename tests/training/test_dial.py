@@ -4,9 +4,13 @@ import pytest
 
 from nanochat_core.errors import BatchSizeError, ConfigError
 from nanochat_core.training.dial import (
+    CPU_ROWS,
     accumulation_steps,
+    check_device_batch,
     extrapolation_warning,
+    most_rows,
     plan_training,
+    rows_of_rank,
 )
 from nanochat_core.training.recipes import PretrainRecipe
 
@@ -66,6 +70,25 @@ def test_a_step_that_does_not_divide_over_ranks_names_the_numbers() -> None:
     assert accumulation_steps(64, 8, 2) == 4
     with pytest.raises(BatchSizeError, match=r"8 x 3 ranks.*use a step of 48 rows"):
         accumulation_steps(64, 8, 3)
+
+
+def test_of_a_batch_that_is_chosen_later_only_the_share_of_a_rank_is_checked() -> None:
+    check_device_batch(24, "auto", 8)
+    with pytest.raises(BatchSizeError, match=r"24 rows .* among 5 ranks; use a step of 25 rows"):
+        check_device_batch(24, "auto", 5)
+    with pytest.raises(BatchSizeError, match=r"5 x 1 ranks"):
+        check_device_batch(24, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("rows_per_step", "ranks", "rows"), [(256, 1, 8), (8, 2, 4), (12, 1, 4), (7, 1, 1), (48, 2, 8)]
+)
+def test_a_cpu_takes_the_largest_power_of_two_up_to_eight_that_divides(
+    rows_per_step: int, ranks: int, rows: int
+) -> None:
+    chosen = min(CPU_ROWS, most_rows(rows_of_rank(rows_per_step, ranks)))
+    assert chosen == rows
+    assert accumulation_steps(rows_per_step, chosen, ranks) * chosen * ranks == rows_per_step
 
 
 def test_small_models_are_told_that_the_laws_are_extrapolated() -> None:

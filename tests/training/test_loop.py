@@ -1,7 +1,9 @@
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from nanochat_core.model.config import ModelConfig
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.optim.recipe import OptimizerRecipe, ScheduleRecipe
-from nanochat_core.training.checkpoint_files import newest_checkpoint
+from nanochat_core.training.checkpoint_files import describe_newest, newest_checkpoint
 from nanochat_core.training.checkpoints import CheckpointWriter
 from nanochat_core.training.compiling import loss_function
 from nanochat_core.training.groups import build_groups
@@ -25,7 +27,9 @@ from nanochat_core.training.hooks import (
 )
 from nanochat_core.training.loop import Hook, Trainer
 from nanochat_core.training.loss_scale import LossScale
-from nanochat_core.training.state import LOSS_EMA_BETA, TrainState
+from nanochat_core.training.loss_watch import LossWatch
+from nanochat_core.training.reading import NO_VOTES, Reading
+from nanochat_core.training.state import TrainState
 from nanochat_core.training.step import MicroBatch
 
 CONFIG = ModelConfig(
@@ -56,7 +60,14 @@ def batches(step: int) -> Sequence[MicroBatch]:
     return [MicroBatch(t[:, :-1], t[:, 1:], 1 / (2 * 4 * 16)) for t in tokens]
 
 
-def train(state: TrainState, steps: int, hooks: Sequence[Hook] = (), stop_after: int = -1) -> None:
+def train(
+    state: TrainState,
+    steps: int,
+    hooks: Sequence[Hook] = (),
+    stop_after: int = -1,
+    *,
+    run_ahead: bool = False,
+) -> None:
     Trainer(
         num_steps=steps,
         schedule=SCHEDULE,
@@ -65,6 +76,7 @@ def train(state: TrainState, steps: int, hooks: Sequence[Hook] = (), stop_after:
         ranks=RANKS,
         stop_requested=lambda: state.step == stop_after,
         hooks=hooks,
+        run_ahead=run_ahead,
     ).train(state)
 
 
@@ -77,12 +89,13 @@ def checkpoint_hook(folder: Path, every: int = 1000, token: str = "0000000a") ->
     return CheckpointHook(writer, RANKS, every, None)
 
 
+@pytest.mark.parametrize("run_ahead", [False, True], ids=["in step", "run ahead"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_two_stops_and_resumes_give_the_bits_of_a_run_never_stopped(
-    tmp_path: Path, dtype: torch.dtype
+    tmp_path: Path, dtype: torch.dtype, run_ahead: bool
 ) -> None:
     straight = new_state(dtype)
-    train(straight, 6)
+    train(straight, 6, run_ahead=run_ahead)
     for number, stop in enumerate((2, 5, -1)):
         state = new_state(dtype)
         if (checkpoint := newest_checkpoint(tmp_path, "x")) is not None:
@@ -90,9 +103,9 @@ def test_two_stops_and_resumes_give_the_bits_of_a_run_never_stopped(
         hook = checkpoint_hook(tmp_path, token=f"0000000{number}")
         if stop > 0:
             with pytest.raises(JobStoppedError, match=f"after step {stop}"):
-                train(state, 6, [hook], stop_after=stop)
+                train(state, 6, [hook], stop_after=stop, run_ahead=run_ahead)
         else:
-            train(state, 6, [hook])
+            train(state, 6, [hook], run_ahead=run_ahead)
     expected, found = everything(straight), everything(state)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -126,18 +139,98 @@ def test_training_lowers_the_loss_of_what_can_be_learnt() -> None:
     assert losses[-1] < 0.3 * losses[0]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_anything_is_saved(tmp_path: Path) -> None:
+def spoiled(*steps: int) -> Callable[[int], Sequence[MicroBatch]]:
+    """Batches of which those of some steps give gradients that are not finite."""
+
+    def batches_of(step: int) -> Sequence[MicroBatch]:
+        weight = float("nan") if step in steps else 1 / (2 * 4 * 16)
+        return [replace(batch, loss_weight=weight) for batch in batches(step)]
+
+    return batches_of
+
+
+def train_on(
+    batches: Callable[[int], Sequence[MicroBatch]], state: TrainState, steps: int, **settings: Any
+) -> None:
+    Trainer(
+        num_steps=steps,
+        schedule=SCHEDULE,
+        loss_function=loss_function(state.model, compiled=False),
+        batches=batches,
+        ranks=RANKS,
+        stop_requested=lambda: False,
+        **{"hooks": [], **settings},
+    ).train(state)
+
+
+@pytest.mark.parametrize("run_ahead", [False, True], ids=["in step", "run ahead"])
+def test_a_step_that_is_not_finite_changes_no_weight_and_no_moment(run_ahead: bool) -> None:
+    before, after = new_state(), new_state()
+    with pytest.raises(JobStoppedError):
+        train(before, 5, stop_after=4, run_ahead=run_ahead)
+    train_on(spoiled(4), after, 5, run_ahead=run_ahead)
+    expected, found = everything(before), everything(after)
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+    assert after.watch.bad_in_a_row == 1
+    assert after.watch.ema == before.watch.ema
+
+
+def test_training_goes_on_after_steps_that_are_not_finite() -> None:
     state = new_state()
-    with torch.no_grad():
-        state.model.wte.weight.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="loss of step 0 is nan"):
-        train(state, 3, [checkpoint_hook(tmp_path, every=1)])
-    assert newest_checkpoint(tmp_path, "x") is None
+    train_on(spoiled(2, 3, 5), state, 8)
+    assert state.weights_are_finite()
+    assert state.watch.bad_in_a_row == 0
+    assert (state.watch.count, state.optimizer.steps) == (5, 5)
+
+
+@pytest.mark.parametrize("run_ahead", [False, True], ids=["in step", "run ahead"])
+def test_too_many_bad_steps_in_a_row_end_the_run_and_name_the_last_good_checkpoint(
+    tmp_path: Path, run_ahead: bool
+) -> None:
+    state = new_state()
+    state.watch.max_in_a_row = 3
+    state.watch.last_checkpoint = lambda: describe_newest(tmp_path)
+    hooks = [checkpoint_hook(tmp_path, every=1)]
+    with pytest.raises(TrainingError, match=r"3\. such step in a row.*checkpoint: step 4 in"):
+        train_on(spoiled(*range(4, 20)), state, 20, hooks=hooks, run_ahead=run_ahead)
+    checkpoint = newest_checkpoint(tmp_path, "x")
+    assert checkpoint is not None
+    assert checkpoint.step == 4
+
+
+def test_a_loss_far_above_the_running_one_is_a_spike_that_does_not_count_as_normal() -> None:
+    watch = LossWatch(max_in_a_row=4)
+    for step in range(200):
+        watch.add(step, reading(3.0 + 0.02 * (step % 3)))
+    for step in range(3):
+        watch.add(200 + step, reading(3.6))
+    assert watch.bad_in_a_row == 3
+    assert watch.smooth == pytest.approx(3.02, abs=0.01)
+    watch.add(203, reading(3.1))
+    assert watch.bad_in_a_row == 0
+    for step in range(3):
+        watch.add(204 + step, reading(9.0))
+    with pytest.raises(TrainingError, match="far above the running 3"):
+        watch.add(207, reading(9.0))
+
+
+def test_readings_that_are_left_pending_are_looked_at_in_order_later() -> None:
+    early, late = LossWatch(), LossWatch()
+    for step in range(5):
+        early.add(step, reading(float(step)))
+        late.add(step, reading(float(step)), leave=1)
+    assert late.count == 4
+    assert late.scalars() == early.scalars()
+
+
+def reading(loss: float) -> Reading:
+    return Reading.of_step(torch.tensor(loss), [torch.ones(3)], NO_VOTES, RANKS)
 
 
 def test_weights_that_the_last_update_spoiled_are_not_saved(tmp_path: Path) -> None:
     state = new_state(lr_scale=float("inf"))
-    with pytest.raises(TrainingError, match="not finite after step 1"):
+    with pytest.raises(TrainingError, match="weights are not finite after step 1"):
         train(state, 1, [checkpoint_hook(tmp_path)])
     assert newest_checkpoint(tmp_path, "x") is None
 
@@ -161,7 +254,7 @@ def test_float16_that_overflows_at_any_scale_is_an_error_and_leaves_the_running_
     with pytest.raises(TrainingError, match="train in bfloat16 or float32"):
         train(state, 30)
     assert state.loss_scale.scale < 1.0
-    assert state.loss_ema == pytest.approx((1 - LOSS_EMA_BETA) * loss)
+    assert state.smooth_loss == loss
 
 
 def test_metrics_carry_the_names_of_the_reference(tmp_path: Path) -> None:
