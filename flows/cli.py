@@ -11,6 +11,8 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 
 import typer
 
+from flows.artifacts_command import COMMANDS as ARTIFACT_COMMANDS
+from flows.artifacts_command import StoreOption
 from flows.by_hand.commands import eval_app, train_app
 from flows.doctor_command import EPILOG_LINES as DOCTOR_EXAMPLES
 from flows.doctor_command import doctor
@@ -20,6 +22,7 @@ from flows.serve_command import serve
 from flows.verify_resume_command import EPILOG_LINES as VERIFY_EXAMPLES
 from flows.verify_resume_command import verify_resume
 from nanochat_core.errors import ConfigError, NanochatError, UnknownNameError
+from tasks.process_environment import process_environment
 
 EXIT_ERROR, EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 STOPPED = (
@@ -62,16 +65,6 @@ app.add_typer(artifacts_app, name="artifacts")
 app.add_typer(train_app, name="train")
 app.add_typer(eval_app, name="eval")
 
-StoreOption = Annotated[
-    str,
-    typer.Option(
-        "--store",
-        metavar="PLACE",
-        show_default=False,
-        help="folder or URL (s3://bucket/prefix) of the artifacts; default: NANOCHAT_STORE, else "
-        "a folder of your user's cache",
-    ),
-]
 Arguments = ParamSpec("Arguments")
 
 
@@ -310,86 +303,22 @@ app.command("verify-resume", epilog=examples(*VERIFY_EXAMPLES))(told(verify_resu
 @told
 def bench(
     context: typer.Context,
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="train; --help lists its options")],
+    what: Annotated[
+        str,
+        typer.Argument(metavar="WHAT", help="train; nanochat bench train --help lists its options"),
+    ],
 ) -> None:
-    """Measure this machine, as ratios taken inside one process."""
+    """Measure this machine: one line of JSON."""
     if what not in BENCHMARKS:
         raise UnknownNameError(f"there is no benchmark {what!r}; there is {', '.join(BENCHMARKS)}")
     module = f"nanochat_core.bench.{what}"
-    os.execv(sys.executable, [sys.executable, "-m", module, *context.args])
+    command = [sys.executable, "-m", module, *context.args]
+    # As jobs are started, else it would measure something else.
+    os.execve(sys.executable, command, process_environment(_environ()))
 
 
-@artifacts_app.command(
-    "ls",
-    epilog=examples("nanochat artifacts ls", "nanochat artifacts ls sft --store s3://bucket/nano"),
-)
-@told
-def list_artifacts(
-    station: Annotated[
-        str, typer.Argument(metavar="STATION", show_default=False, help="of this station only")
-    ] = "",
-    store: StoreOption = "default",
-) -> None:
-    """List what is published: reference, size, date, key numbers, names."""
-    from flows.looking import artifact_lines, open_store
-
-    for line in artifact_lines(open_store(store, _environ()), station):
-        typer.echo(line)
-
-
-@artifacts_app.command(
-    "show",
-    epilog=examples(
-        "nanochat artifacts show latest", "nanochat artifacts show sft/3f2a91c0 --json"
-    ),
-)
-@told
-def show_artifact(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="alias, station/fingerprint or fingerprint")
-    ],
-    store: StoreOption = "default",
-    as_json: Annotated[bool, typer.Option("--json", help="the whole manifest as JSON")] = False,
-) -> None:
-    """Show what one artifact is, what it was made from, and its files."""
-    from flows.looking import artifact_page, open_store
-
-    opened = open_store(store, _environ())
-    manifest = opened.manifest(opened.resolve(name))
-    typer.echo(manifest.model_dump_json(indent=1) if as_json else artifact_page(manifest))
-
-
-@artifacts_app.command(
-    "verify", epilog=examples("nanochat artifacts verify", "nanochat artifacts verify latest")
-)
-@told
-def verify_artifacts(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", show_default=False, help="this one only; default: the whole store"
-        ),
-    ] = "",
-    store: StoreOption = "default",
-) -> None:
-    """Hash every file again; the exit code is 1 when anything is damaged."""
-    from flows.looking import open_store, verify_lines
-
-    opened = open_store(store, _environ())
-    lines, num_damaged = verify_lines(opened, name)
-    for line in lines:
-        typer.echo(line)
-    if num_damaged:
-        raise NanochatError(
-            f"{num_damaged} damaged; run the line again: artifacts and aliases are made anew "
-            "(the record of a past run is not; remove its file)"
-        )
-    if not opened.list():
-        typer.echo(f"{opened.url} holds no artifact yet; make one with: nanochat run demo")
-    else:
-        typer.echo(
-            "everything that counts is sound" if lines else "everything is as it was written"
-        )
+for _name, _command, _lines in ARTIFACT_COMMANDS:
+    artifacts_app.command(_name, epilog=examples(*_lines))(told(_command))
 
 
 def main() -> None:

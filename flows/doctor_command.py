@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from nanochat_core.artifacts.location import default_store_url
+from tasks.process_environment import process_environment
 
 DOCTOR_MODULE = "nanochat_core.jobs.doctor"
 EPILOG_LINES = (
@@ -61,6 +62,6 @@ def doctor(  # noqa: PLR0913  one parameter per option
         *(["--json"] if as_json else []),
     ]
     # As jobs are started: OpenMP reads both before torch can be asked.
-    threading = {"OMP_WAIT_POLICY": "passive", **environ, "OMP_NUM_THREADS": str(threads)}
+    threading = {**process_environment(environ), "OMP_NUM_THREADS": str(threads)}
     # The examination takes over this process: Ctrl-C and exit code are all its own.
     os.execve(sys.executable, command, threading)

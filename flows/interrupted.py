@@ -33,6 +33,7 @@ from nanochat_core.logs import Progress
 from nanochat_core.tokenizer.recipe import TokenizerRecipe
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 from nanochat_core.training.recipes import PretrainRecipe
+from tasks.launches import JOB_FILE
 from tasks.torchrun import LogTail, job_environment, run_job
 
 Kind = Literal["rank", "group"]
@@ -42,7 +43,6 @@ MODULE = "nanochat_core.jobs.pretrain"
 DESCRIBE_MODULE = "nanochat_core.jobs.verify_resume"
 STRAIGHT, INTERRUPTED = "straight", "interrupted"
 """The folders of the two runs."""
-JOB_FILE = "job.json"
 FINISHED_CHECKPOINTS = "checkpoints/*/manifest.json"
 LAST_KILL_AT = 0.75
 """Of all steps: later than this, a run could reach its end before the kill reaches it."""

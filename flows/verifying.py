@@ -60,8 +60,12 @@ def verify(
     folder = Path(tempfile.mkdtemp(prefix="nanochat-verify-resume-"))
     form = f"{compute_dtype}, {'compiled' if execution['compile'] else 'eager'}"
     typer.echo(f"{shape}: {num_steps} steps, {form}, ranks {ranks}, seed {seed}")
-    run_both(trial, folder)
-    same = report(compare(folder / STRAIGHT, folder / INTERRUPTED))
+    try:
+        run_both(trial, folder)
+        same = report(compare(folder / STRAIGHT, folder / INTERRUPTED))
+    except BaseException:
+        typer.echo(f"what was run until then is in {folder}", err=True)
+        raise
     if same:
         shutil.rmtree(folder)
     else:

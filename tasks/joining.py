@@ -82,7 +82,13 @@ class Joining:
         self.report.log(logging.INFO, f"joining {spec.station}, start {launch.number}, in {work}")
         log = work / f"job-{socket.gethostname()}.log"
         command = [*torchrun_command(spec, joins=True), "-m", launch.module, str(work / JOB_FILE)]
-        code = supervised(command, spec, self.report, log=log, mark=mark, look=lambda: None)
+        try:
+            code = supervised(command, spec, self.report, log=log, mark=mark, look=lambda: None)
+        except BaseException:
+            # Asked to stop, and saved; rank 0 completes the checkpoint after that, and under SLURM
+            # the end of one machine is the end of all.
+            self._settled(work)
+            raise
         self.report.log(logging.INFO, f"torchrun has ended here with {code}; its output: {log}")
         if code:
             for line in last_lines(log):
@@ -93,13 +99,11 @@ class Joining:
 
         Any other error is raised: it ends the job for good.
         """
-        deadline = time.monotonic() + SETTLE_SECONDS
-        while (launch := Launch.of(work)) is not None and not launch.ended:
-            if launch.number > self._served[work] or time.monotonic() > deadline:
-                break
-            time.sleep(LOOK_SECONDS)
+        launch = self._settled(work)
         if launch is None or not launch.ended:
             return errors.JobLostError(f"the first machine has not said how {work} ended")
+        # What runs there next is new, also in a folder that was cleared and counts from 1.
+        self._served[work] = 0
         if launch.ended == DONE:
             return None
         error = ended_as(launch)
@@ -107,6 +111,15 @@ class Joining:
             raise error
         self.report.log(logging.WARNING, f"{error}\nwaiting for another start of it")
         return error
+
+    def _settled(self, work: Path) -> Launch | None:
+        """The launch after its end on the first machine, or as it is if that does not come."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while (launch := Launch.of(work)) is not None and not launch.ended:
+            if launch.number > self._served[work] or time.monotonic() > deadline:
+                break
+            time.sleep(LOOK_SECONDS)
+        return launch
 
 
 def _check_machine(spec: JobSpec, launch: Launch) -> None:

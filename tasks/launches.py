@@ -5,10 +5,10 @@ Beside the job it keeps `launch.json`, from which `nanochat join` on the others 
 torchrun for the same job, when to start it again, and when to end.
 """
 
-import logging
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,13 +18,13 @@ from pydantic import ValidationError
 from nanochat_core import errors
 from nanochat_core.config.base import Config
 from nanochat_core.config.execution import Execution
-from nanochat_core.config.job import JobSpec
-
-logger = logging.getLogger(__name__)
+from nanochat_core.config.job import ERROR_FILE, JobSpec
 
 JOB_FILE = "job.json"
 LAUNCH_FILE = "launch.json"
 DONE = "done"
+SPARE_SECONDS = 2.0
+"""For launchers elsewhere to see a file, and for processes to go."""
 _ENDPOINT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
 _ID = re.compile(r"[\w.-]+")
 _PLACES = tuple(
@@ -84,13 +84,19 @@ def rendezvous_host(execution: Execution) -> str:
 
 
 @contextmanager
-def announced(spec: JobSpec, module: str) -> Iterator[None]:
+def announced(
+    spec: JobSpec, module: str, say: Callable[[str], None] = lambda _: None
+) -> Iterator[None]:
     """Tell the other machines of a launch, and afterwards how it ended; nothing for one machine."""
     if spec.execution.nodes == 1:
         yield
         return
     work = Path(spec.work_folder)
     before = Launch.of(work)
+    if before is not None and before.ended != DONE:
+        _let_others_end(work, spec.execution, say)
+    # Else the others would take it for an error of the launch that they are about to join.
+    (work / ERROR_FILE).unlink(missing_ok=True)
     launch = Launch(
         number=1 if before is None else before.number + 1,
         module=module,
@@ -106,6 +112,19 @@ def announced(spec: JobSpec, module: str) -> Iterator[None]:
         raise
     finally:
         launch.model_copy(update={"ended": ended, "message": message}).save(work)
+
+
+def _let_others_end(work: Path, execution: Execution, say: Callable[[str], None]) -> None:
+    """Wait while ranks of the launch before may live on other machines, and tell errors here.
+
+    Once an error is told, their launchers give them the grace to end, and to save once more.
+    """
+    limit = 2 * execution.grace_seconds + SPARE_SECONDS
+    seconds_ago = time.time() - (work / LAUNCH_FILE).stat().st_mtime
+    seconds = min(max(limit - seconds_ago, 0.0), limit)
+    if seconds:
+        say(f"waiting {seconds:.0f} s for ranks of the last start to end on the other machines")
+    time.sleep(seconds)
 
 
 def ended_as(launch: Launch) -> errors.NanochatError:

@@ -38,6 +38,7 @@ from nanochat_core.config.job import (
 from nanochat_core.jobs.error_file import write_error
 from tasks.kernel_cache import kernel_folder
 from tasks.launches import JOB_FILE, announced, check_nodes, rendezvous_host
+from tasks.process_environment import process_environment
 from tasks.tracking import tracking
 
 POLL_SECONDS = 0.2
@@ -143,7 +144,8 @@ def run_job(module: str, spec: JobSpec, *, report: Report) -> StageOutput:
         others = spec.execution.nodes - 1
         report.log(logging.WARNING, f"on {others} more machine(s), run: nanochat join {job_file}")
     command = [*torchrun_command(spec), "-m", module, str(job_file)]
-    return run_supervised(command, spec, report=report, launch=partial(announced, spec, module))
+    launch = partial(announced, spec, module, partial(report.log, logging.WARNING))
+    return run_supervised(command, spec, report=report, launch=launch)
 
 
 def torchrun_command(
@@ -286,11 +288,7 @@ def job_environment(spec: JobSpec) -> dict[str, str]:
     inherited = dict(os.environ)  # noqa: TID251  passed down to a child process, not read
     return {
         "TORCHINDUCTOR_CACHE_DIR": str(kernel_folder(spec.execution)),
-        # Idle OpenMP threads must not spin on a machine with as many ranks as cores.
-        "OMP_WAIT_POLICY": "passive",
-        # Without a workspace of fixed size cuBLAS may sum in another order each time.
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-        **inherited,
+        **process_environment(inherited),
         "OMP_NUM_THREADS": str(spec.execution.threads),
     }
 

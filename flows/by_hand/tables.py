@@ -43,6 +43,12 @@ CHECKPOINT = Flag(
     metavar="NAME",
 )  # fmt: skip
 
+_MICRO_BATCH = Flag(
+    "device-batch-size", str, "execution",
+    "rows of one micro-batch; auto: the most that fit a GPU",
+    metavar="N|auto", fields={"device_batch_size": 1},
+)  # fmt: skip
+
 PRETRAIN = (
     *COMMON,
     *TRACKING,
@@ -59,15 +65,14 @@ PRETRAIN = (
     Flag("head-dim", int, "recipe", "width of an attention head", fields={"head_dim": 1}),
     Flag("max-seq-len", int, "recipe", "tokens of a row", fields={"sequence_len": 1}),
     Flag("window-pattern", str, "recipe", "attention windows of the blocks, L long, S short",
-         fields={"window_pattern": 1}),
+         metavar="LETTERS", fields={"window_pattern": 1}),
     Flag("num-iterations", int, "recipe", "number of steps; -1: from the two below",
          fields={"num_iterations": 1}, instead=AUTO),
     Flag("target-flops", float, "recipe", "training FLOPs that set the steps; -1: off",
          fields={"target_flops": 1}, instead=AUTO),
     Flag("target-param-data-ratio", float, "recipe", "tokens per scaling parameter; -1: off",
          fields={"target_param_data_ratio": 1}, instead=AUTO),
-    Flag("device-batch-size", int, "execution", "rows of one micro-batch",
-         fields={"device_batch_size": 1}),
+    _MICRO_BATCH,
     Flag("total-batch-size", int, "recipe", "tokens of a step; -1: from the dial",
          fields={"tokens_per_step": 1}, instead=AUTO),
     # RECIPE section 2: value embeddings have half the rate of wte, and the residual scalars a
@@ -122,8 +127,7 @@ SFT = (
     Flag("num-iterations", int, "recipe", "number of steps; -1: one epoch",
          fields={"num_iterations": 1}, instead=AUTO),
     Flag("max-seq-len", int, "inherited", "as the base model's", fields={"model.sequence_len": 1}),
-    Flag("device-batch-size", int, "execution", "rows of one micro-batch",
-         fields={"device_batch_size": 1}),
+    _MICRO_BATCH,
     Flag("total-batch-size", int, "inherited", "as the base model's",
          fields={"plan.tokens_per_step": 1}, without_effect=(-1,)),
     Flag("embedding-lr", float, "inherited", "as the base model's; see --init-lr-frac",
@@ -164,8 +168,8 @@ _BASE_EVAL = (
          why=_HAS_ONE_STEP),
     Flag("hf-path", str, "refused", "not here: models of nanochat only", metavar="NAME",
          why="only models that nanochat trained can be evaluated; give --checkpoint"),
-    Flag("device-batch-size", int, "execution", "rows of one forward pass",
-         fields={"device_batch_size": 1}),
+    Flag("device-batch-size", str, "execution", "rows of one forward pass, or auto",
+         metavar="N|auto", fields={"device_batch_size": 1}),
 )  # fmt: skip
 _MAX_PER_TASK = Flag(
     "max-per-task", int, "recipe", "examples kept of each task; -1: all",
@@ -221,8 +225,7 @@ RL = (
          fields={"num_iterations": 1}, instead=AUTO),
     Flag("num-epochs", int, "refused", "1; for another number give --num-iterations",
          without_effect=(1,), why="give the number of steps with --num-iterations instead"),
-    Flag("device-batch-size", int, "execution", "rows of one micro-batch",
-         fields={"device_batch_size": 1}),
+    _MICRO_BATCH,
     Flag("examples-per-step", int, "recipe", "questions of one step",
          fields={"questions_per_step": 1}),
     Flag("num-samples", int, "recipe", "replies to each question",
@@ -278,8 +281,8 @@ CHAT_EVAL = (
          without_effect=(1,), why="there is only one likeliest answer; leave the flag away"),
     Flag("top-k", int, "noted", "accepted; greedy answers do not depend on it", short="k",
          why="the likeliest token is always taken, so this changes nothing"),
-    Flag("batch-size", int, "execution", "rows of one forward pass", short="b",
-         fields={"device_batch_size": 1}),
+    Flag("batch-size", str, "execution", "rows of one forward pass, or auto", short="b",
+         metavar="N|auto", fields={"device_batch_size": 1}),
     Flag("max-problems", int, "recipe", "asked of each benchmark; -1: all", short="x",
          fields={"max_problems": 1}, instead={-1: 0}),
     Flag("allow-weak-sandbox", bool, "execution", "run generated code (HumanEval) where only "

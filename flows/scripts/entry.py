@@ -34,8 +34,8 @@ def ranks_here(environ: Mapping[str, str]) -> int | None:
     here = int(environ.get("LOCAL_WORLD_SIZE", all_ranks))
     if here != all_ranks:
         raise ConfigError(
-            f"torchrun has started {all_ranks} processes, {here} of them on this machine; a run "
-            "by hand is for one machine: use torchrun --standalone"
+            f"torchrun has started {all_ranks} processes, {here} of them on this machine; a "
+            "script is for one machine: use torchrun --standalone, or nanochat train --nnodes"
         )
     return all_ranks
 

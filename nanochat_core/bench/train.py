@@ -14,8 +14,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nanochat_core.artifacts.location import user_cache_folder
 from nanochat_core.bench.cold_start import cold_start
 from nanochat_core.bench.train_measuring import PeakMemory, describe, measure
@@ -33,6 +31,7 @@ from nanochat_core.distributed.ranks import Ranks, init_ranks
 from nanochat_core.errors import ConfigError, NanochatError
 from nanochat_core.logs import configure_logging
 from nanochat_core.training.recipes import PretrainRecipe
+from nanochat_core.training.torch_setup import set_up_torch
 
 NONE = "none"
 DEMO_AGAINST = "eager-float32"
@@ -110,6 +109,12 @@ def _add_run_options(group: Any) -> None:
     group.add_argument(
         "--activation-checkpointing", action="store_true", help="compute activations twice"
     )
+    group.add_argument(
+        "--reduction",
+        default="exact",
+        choices=("exact", "fast"),
+        help="exact: bits that repeat, on a GPU by deterministic kernels",
+    )
     group.add_argument("--cache", metavar="FOLDER", help="what attention trials found is kept here")
 
 
@@ -150,6 +155,7 @@ def setup_of(options: argparse.Namespace) -> Setup:
         "threads": options.threads,
         "device_batch_size": rows_of(options.device_batch_size),
         "attention": options.attention,
+        "reduction": options.reduction,
         "compile": options.compile != "off",
         "compile_scope": "model" if options.compile == "model" else "blocks",
         "activation_checkpointing": options.activation_checkpointing,
@@ -192,15 +198,6 @@ def report_of(options: argparse.Namespace, ranks: Ranks) -> dict[str, Any]:
     return {**report, **describe(parts)}
 
 
-def set_up_torch(ranks: Ranks, threads: int) -> None:
-    """As jobs do."""
-    torch.set_num_threads(threads)
-    if ranks.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-    elif ranks.device.type == "cpu" and threads > 1:
-        torch.use_deterministic_algorithms(True)
-
-
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any] | None:
     """The report; None on ranks that have nothing to say."""
     options = parser().parse_args(argv)
@@ -211,7 +208,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> dict[str, Any] | Non
         ranks = Ranks.single()
     else:
         ranks = init_ranks(options.device, environ=environ)
-        set_up_torch(ranks, options.threads)
+        set_up_torch(setup_of(options).execution, ranks.device)
         report = report_of(options, ranks)
         ranks.close()
     if not ranks.is_main:

@@ -41,7 +41,9 @@ def choose_rows(
     if ranks.device.type != "cuda":
         return min(CPU_ROWS, most_rows(share))
     memory = CudaMemory(ranks.device, execution.memory_limit_gb)
-    rows = most_that_fit(execution, model, loss, make, share=share, memory=memory)
+    rows = most_that_fit(
+        execution, model, loss, make, share=share, memory=memory, ranks=ranks.world_size
+    )
     lowest = torch.tensor([-rows], device=ranks.device)
     return -int(all_reduce(lowest, ranks, operation="max").wait().item())
 
@@ -54,11 +56,13 @@ def most_that_fit(
     *,
     share: int,
     memory: DeviceMemory,
+    ranks: int = 1,
 ) -> int:
     """The largest power of two of a rank's `share` of a step that its memory holds."""
     static_bytes, limit_bytes = memory.start(), memory.limit()
     estimate = training_memory(
         model.config,
+        ranks=ranks,
         numbers=cast("Numbers", str(model.compute_dtype).removeprefix("torch.")),
         compiled=execution.compile,
         activation_checkpointing=execution.activation_checkpointing,

@@ -17,7 +17,6 @@ from types import FrameType
 from typing import NoReturn
 
 import psutil
-import torch
 import torch.distributed as dist
 
 from nanochat_core.config.execution import Execution
@@ -26,6 +25,7 @@ from nanochat_core.distributed.ranks import Ranks, init_ranks, tells_of_lost_ran
 from nanochat_core.errors import JobStoppedError, NanochatError, RanksLostError
 from nanochat_core.jobs.error_file import write_error
 from nanochat_core.logs import configure_logging
+from nanochat_core.training.torch_setup import set_up_torch
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _guarded(main: JobMain, spec: JobSpec, stop: StopRequest) -> int:
         with _joining_in_time(spec):
             timeout_seconds = spec.execution.collective_timeout_seconds
             ranks = init_ranks(spec.execution.device, timeout_seconds=timeout_seconds)
-        _set_up_torch(spec, ranks)
+        set_up_torch(spec.execution, ranks.device)
         main(spec, ranks, stop)
         ranks.close()
     except JobStoppedError as stopped:
@@ -180,16 +180,3 @@ def _joining_in_time(spec: JobSpec) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def _set_up_torch(spec: JobSpec, ranks: Ranks) -> None:
-    torch.set_num_threads(spec.execution.threads)
-    if ranks.device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32: RECIPE section 1
-        # What has no deterministic form only warns: bits may differ there, but the run goes on.
-        is_exact = spec.execution.reduction == "exact"
-        torch.use_deterministic_algorithms(is_exact, warn_only=True)
-    elif ranks.device.type == "cpu" and spec.execution.threads > 1:
-        # Compiled CPU code adds embedding gradients atomically: two threads would differ from
-        # run to run (LOG.md).
-        torch.use_deterministic_algorithms(True)

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from pydantic import Field, ValidationError
@@ -77,7 +78,8 @@ class KeptBatch(Config):
 
     def save(self, folder: Path) -> None:
         """Write it whole; several ranks may do so at once, and write the same."""
-        temporary = folder / f"{DEVICE_BATCH_FILE}.{os.getpid()}"
+        # Ranks of other machines may have the same process id.
+        temporary = folder / f"{DEVICE_BATCH_FILE}.{uuid4().hex}"
         temporary.write_text(self.model_dump_json(), encoding="utf-8")
         os.replace(temporary, folder / DEVICE_BATCH_FILE)
 

@@ -29,6 +29,7 @@ SHARED_MEMORY = Path("/dev/shm")
 MIN_SHARED_BYTES = 10**9
 """NCCL wants some 10 MB a GPU pair; containers have 64 MB in all unless told otherwise."""
 COMPILE_ERROR = 1e-4
+WITHOUT_COMPILER = "or train without it: --set pretrain.compile=false, as for sft and rl"
 TRIAL_SECONDS = 20
 
 
@@ -156,7 +157,7 @@ def compiler_section(device: torch.device, *, stops: bool, cache_parent: Path) -
     rows.append(("torch.compile", f"forward and backward {said}, {seconds:.0f} s with no cache"))
     wrong = Problem(
         f"compiled code is wrong by {error:.1e}",
-        "Update the compiler or the driver, or set execution.compile=false",
+        f"Update the compiler or the driver, {WITHOUT_COMPILER}",
         stops=stops,
     )
     data = {"compiler": rows[0][1], "works": works, "error": error, "seconds": round(seconds, 2)}
@@ -201,10 +202,11 @@ def compiler_name(device: torch.device) -> str:
 
 def compiler_remedy(device: torch.device) -> str:
     """What to do where torch.compile fails."""
-    without = "or train without it: execution.compile=false"
     if device.type == "cuda":
-        return f"Install triton and a C compiler (gcc), {without}"
-    return f"Install a C++ compiler (Debian: g++; macOS: xcode-select --install), {without}"
+        return f"Install triton and a C compiler (gcc), {WITHOUT_COMPILER}"
+    return (
+        f"Install a C++ compiler (Debian: g++; macOS: xcode-select --install), {WITHOUT_COMPILER}"
+    )
 
 
 def processes_section(device: torch.device, *, ranks: int) -> Section:

@@ -6,7 +6,7 @@ only where nothing else is told, because it is what follows.
 
 import json
 import os
-from contextlib import suppress
+import shutil
 from pathlib import Path
 from uuid import uuid4
 
@@ -26,6 +26,13 @@ def write_error(work_folder: Path, error: NanochatError) -> None:
     if not isinstance(error, RanksLostError | JobStoppedError):
         os.replace(temporary, work_folder / ERROR_FILE)
         return
-    with suppress(FileExistsError):
-        os.link(temporary, work_folder / ERROR_FILE)
+    target = work_folder / ERROR_FILE
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        pass
+    except OSError:
+        # A file system without hard links; a moment in which two could write is the best it has.
+        if not target.exists():
+            shutil.copyfile(temporary, target)
     temporary.unlink()

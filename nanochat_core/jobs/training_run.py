@@ -18,6 +18,7 @@ from nanochat_core.config.job import METRICS_FILE, PROGRESS_FILE, JobSpec
 from nanochat_core.distributed.bandwidth import check_bandwidth, exchanged_bytes
 from nanochat_core.distributed.collectives import broadcast
 from nanochat_core.distributed.ranks import Ranks
+from nanochat_core.errors import ConfigError
 from nanochat_core.jobs.hardware import describe_hardware, peak_flops
 from nanochat_core.logs import JsonLines, Progress
 from nanochat_core.model.backends.choosing import choose_backend
@@ -49,6 +50,7 @@ from nanochat_core.training.step import LossFunction, MicroBatch
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
+ATTENTION_FILE = "attention.txt"
 BACKENDS = tuple(OPENERS)
 
 
@@ -243,21 +245,43 @@ class TrainingRun:
         )
 
     def _use_attention(self) -> str:
-        """Rank 0 chooses, as verdicts are of a machine; all ranks attend alike."""
-        wanted, model = self.spec.execution.attention, self.state.model
-        number = 0
+        """Rank 0 chooses, as verdicts are of a machine; all ranks attend alike.
+
+        Bits depend on it, and `auto` on the clock, so a resume tries first what was taken before.
+        """
+        model, number = self.state.model, 0
         if self.ranks.is_main:
-            choice = choose_backend(
-                wanted,
+            kept = self.work_folder / ATTENTION_FILE
+            before = kept.read_text(encoding="utf-8") if kept.exists() else ""
+            name = self._choose_attention(before)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(name, encoding="utf-8")
+            number = BACKENDS.index(name)
+        name = BACKENDS[_from_rank_0(number, self.ranks)]
+        model.use_attention(name)
+        return name
+
+    def _choose_attention(self, before: str) -> str:
+        model, wanted = self.state.model, self.spec.execution.attention
+
+        def choose(name: str) -> str:
+            return choose_backend(
+                name,
                 self.ranks.device,
                 model.compute_dtype,
                 user_cache_folder() / "attention",
                 head_dim=model.config.head_dim,
+            ).name
+
+        if wanted != "auto" or before not in BACKENDS or self.ranks.device.type != "cuda":
+            return choose(wanted)
+        try:
+            return choose(before)
+        except ConfigError as error:
+            log.warning(
+                "this run has attended with %s, which is not possible here: %s", before, error
             )
-            number = BACKENDS.index(choice.name)
-        name = BACKENDS[_from_rank_0(number, self.ranks)]
-        model.use_attention(name)
-        return name
+            return choose(wanted)
 
     def _communication_hooks(self) -> list[Hook]:
         """Measures on every rank, and lets rank 0 say what it means; nothing for one rank."""

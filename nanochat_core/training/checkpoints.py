@@ -84,10 +84,11 @@ class CheckpointWriter:
         self.wait()
         if self._keeper.resumed_from is None:
             self._keeper.resumed_from = self.last_step
-        self.last_step = step
         tensors = self._buffers.copy(shards)
         part = [_describe(shard) for shard in shards]
         self._start(self._write, step, part, tensors, dict(scalars), dict(attachments))
+        # Not before: a step whose copy fails can be saved again.
+        self.last_step = step
         self.stall_seconds.append(time.perf_counter() - started)
 
     def mark_best(self, step: int, value: float) -> None:

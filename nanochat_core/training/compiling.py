@@ -15,7 +15,7 @@ from nanochat_core.training.step import LossFunction
 Scope = Literal["blocks", "model"]
 Trunk = Callable[[torch.Tensor], torch.Tensor]
 
-MAX_GRAPHS = 64
+MAX_GRAPHS = 128
 """Of one function: every kind of block at every input shape is a graph."""
 INDUCTOR = "inductor"
 

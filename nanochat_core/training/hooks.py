@@ -12,7 +12,7 @@ from pathlib import Path
 from nanochat_core.distributed.bandwidth import Bandwidth, describe
 from nanochat_core.distributed.collectives import agree_any
 from nanochat_core.distributed.ranks import Ranks
-from nanochat_core.errors import TrainingError
+from nanochat_core.errors import CheckpointError, TrainingError
 from nanochat_core.logs import JsonLines, Progress
 from nanochat_core.training.checkpoints import CheckpointWriter
 from nanochat_core.training.loop import StepMetrics
@@ -31,7 +31,10 @@ def never_at(_step: int) -> bool:
 
 @dataclass
 class MetricsHook:
-    """Writes metrics.jsonl (rank 0) with the names that the reference logs, and the progress."""
+    """Writes metrics.jsonl (rank 0) with the names that the reference logs, and the progress.
+
+    A line's loss is of the steps that the device has come to the end of; the last line has all.
+    """
 
     lines: JsonLines
     progress: Progress
@@ -44,7 +47,8 @@ class MetricsHook:
     def after_step(self, state: TrainState, metrics: StepMetrics) -> None:
         """Every step updates the progress; every `log_every` steps write a line."""
         is_due = state.step % self.log_every == 0 or state.step == self.num_steps
-        if is_due:
+        # Elsewhere a wait would leave the device without work, and be counted as nobody's time.
+        if is_due and (state.step == self.num_steps or state.watch.count == 0):
             state.watch.settle()
         self.progress.update(state.step, f"loss {state.smooth_loss:.3f}")
         if not is_due:
@@ -131,7 +135,8 @@ class CheckpointHook:
     """Saves every `every` steps or `minutes`, before evaluations, and at the end.
 
     Put it before any evaluation; `is_evaluated` says at which steps there will be one. While
-    losses are far too high nothing is saved that would replace the last good checkpoint.
+    losses are far too high nothing is saved but the end, which might replace the last good
+    checkpoint; what is due then is made up for.
     """
 
     writer: CheckpointWriter
@@ -141,6 +146,8 @@ class CheckpointHook:
     minutes: float = math.inf
     is_evaluated: Callable[[int], bool] = never_at
     _last_save: float = field(default_factory=time.monotonic)
+    _last_step: int = -1
+    _is_owed: bool = False
 
     def is_due_by_time(self) -> bool:
         """Whether the last save is too long ago; ranks vote on it, as their clocks differ."""
@@ -148,15 +155,23 @@ class CheckpointHook:
 
     def after_step(self, state: TrainState, metrics: StepMetrics) -> None:
         """Start a save when it is due."""
-        is_due = metrics.save or state.step % self.every == 0 or self.is_evaluated(state.step)
-        if is_due:
+        # A wish may be heard a step late, when the save of the step before has granted it.
+        is_asked = metrics.save and state.step > self._last_step + 1
+        is_due = is_asked or state.step % self.every == 0 or self.is_evaluated(state.step)
+        if is_due or self._is_owed:
             state.watch.settle()
-            if state.watch.bad_in_a_row == 0:
+            self._is_owed = state.watch.bad_in_a_row > 0
+            if not self._is_owed:
                 self._save(state)
 
     def at_end(self, state: TrainState) -> None:
         """Save where training ended and wait until it is on disk."""
-        self._save(state)
+        try:
+            self._save(state)
+        except CheckpointError as error:
+            # It tells of the save before. All that was learnt since is saved now or lost.
+            log.warning("%s", error)
+            self._save(state)
         self.writer.wait()
 
     def _save(self, state: TrainState) -> None:
@@ -175,7 +190,7 @@ class CheckpointHook:
             state.scalars(),
             attachments,
         )
-        self._last_save = time.monotonic()
+        self._last_save, self._last_step = time.monotonic(), state.step
 
 
 @dataclass

@@ -66,11 +66,12 @@ class Reading:
         """
         norm = torch.nn.utils.get_total_norm(gradients)
         asked = torch.tensor([float(votes.stop), float(votes.save)])
-        if ranks.device.type == "cuda":
+        is_cuda = ranks.device.type == "cuda"
+        if is_cuda:
             # Memory that is not pinned would make the host wait for the device.
             asked = asked.pin_memory()
         own = torch.stack([loss_share.float(), norm.float()])
-        own_4 = torch.cat([own, asked.to(ranks.device, non_blocking=True)])
+        own_4 = torch.cat([own, asked.to(ranks.device, non_blocking=is_cuda)])
         return cls(all_reduce(own_4, ranks).wait())
 
     def wait(self) -> StepValues:

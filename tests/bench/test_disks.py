@@ -42,8 +42,8 @@ def test_a_place_that_cannot_be_a_folder_says_so(tmp_path: Path) -> None:
 def test_who_takes_too_long_is_not_waited_for() -> None:
     started = time.monotonic()
     with pytest.raises(TimeoutError, match=r"no answer within 0\.05 s"):
-        within(0.05, lambda: time.sleep(1))
-    assert time.monotonic() - started < 0.8
+        within(0.05, lambda: time.sleep(10))
+    assert time.monotonic() - started < 8
     assert within(5, lambda: 6 * 7) == 42
     with pytest.raises(ZeroDivisionError):
         within(5, lambda: 1 / 0)

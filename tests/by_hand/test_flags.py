@@ -85,8 +85,19 @@ def test_dashes_and_underscores_are_the_same() -> None:
     dashes = parse("pretrain", "--device-batch-size=4", "--max-seq-len", "64", "--fp8")
     lines = parse("pretrain", "--device_batch_size=4", "--max_seq_len", "64", "--fp8")
     assert dashes == lines
-    assert dashes["device_batch_size"] == 4
+    assert dashes["device_batch_size"] == "4"
     assert dashes["max_seq_len"] == 64
+
+
+@pytest.mark.parametrize("station", ["pretrain", "sft", "rl", "base_eval", "chat_eval"])
+def test_the_rows_of_a_pass_are_a_number_or_auto(environ: dict[str, str], station: str) -> None:
+    flag = "batch-size" if station == "chat_eval" else "device-batch-size"
+    for word, rows in (("4", 4), ("auto", "auto")):
+        values = parse(station, f"--{flag}", word)
+        assert asked(environ, station, **values).execution.device_batch_size == rows
+    for word in ("0", "many"):
+        with pytest.raises(ConfigError, match="device_batch_size"):
+            asked(environ, station, **parse(station, f"--{flag}", word))
 
 
 def test_short_flags_of_chat_eval() -> None:

@@ -94,7 +94,7 @@ def test_a_slurm_job_meets_at_its_first_machine(tmp_path: Path) -> None:
     first, second = commands_of("slurm/pretrain.sbatch", tmp_path, *flags, SHARED="/s", **slurm)
     assert first["rdzv_endpoint"] == "node07:23456"
     assert (first["nnodes"], first["nproc_per_node"], first["depth"]) == (2, 8, 12)
-    assert first["set"] == ["data.max_epochs=2"]
+    assert first["set"] == ["grace_seconds=60", "data.max_epochs=2"]
     assert first["rdzv_id"] == second["rdzv_id"] == "123456"
     assert second["place"] == f"/s/by-hand/pretrain/{first['model_tag']}/work/job.json"
 

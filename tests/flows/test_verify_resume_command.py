@@ -1,11 +1,13 @@
 """What `nanochat verify-resume` plans: when it kills, what it trains, what it refuses."""
 
 import random
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from flows.interrupted import LAST_KILL_AT, Compared, draw_kills, made_up_texts
-from flows.verifying import CHECKPOINT_EVERY, plan_trial, ranks_of, report
+from flows.verifying import CHECKPOINT_EVERY, plan_trial, ranks_of, report, verify
 from nanochat_core.errors import BatchSizeError, ConfigError, UnknownNameError
 
 EAGER = {"compile": False, "device": "cpu"}
@@ -88,6 +90,28 @@ def test_the_verdict_names_what_differs(capsys: pytest.CaptureFixture[str]) -> N
     told = capsys.readouterr().out
     assert "2 differ" in told
     assert told.endswith("verdict: the runs differ\n  moments: m3, more\n")
+
+
+def test_a_proof_that_breaks_off_says_where_its_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(_trial: object, _folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("flows.verifying.run_both", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        verify(
+            "tiny",
+            kills=0,
+            num_steps=10,
+            ranks="1",
+            seed=0,
+            compute_dtype="float32",
+            execution=EAGER,
+        )
+    (folder,) = tmp_path.iterdir()
+    assert capsys.readouterr().err == f"what was run until then is in {folder}\n"
 
 
 def test_the_made_up_text_is_always_the_same_and_long_enough() -> None:

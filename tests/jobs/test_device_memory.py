@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from nanochat_core.jobs.common import StopRequest
 from nanochat_core.jobs.device_rows import (
     DEVICE_BATCH_FILE,
     DeviceRows,
+    KeptBatch,
     evaluated_rows,
     find_rows,
     rows_of,
@@ -92,6 +94,14 @@ def test_a_damaged_file_means_that_the_rows_are_chosen_again(tmp_path: Path) -> 
     (tmp_path / "work" / DEVICE_BATCH_FILE).write_text('{"rows": ')
     assert settle(auto, 2) == 2
     assert kept(auto)["rows"] == 2
+
+
+def test_ranks_that_keep_their_rows_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    # As processes of the same number on several machines.
+    batch = KeptBatch.of(job(tmp_path).execution, 4)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: batch.save(tmp_path / "work"), range(200)))
+    assert [path.name for path in (tmp_path / "work").glob("*batch*")] == [DEVICE_BATCH_FILE]
 
 
 def test_memory_that_runs_out_halves_the_rows_of_the_next_try(tmp_path: Path) -> None:

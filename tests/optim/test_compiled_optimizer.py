@@ -54,27 +54,41 @@ def test_it_moves_weights_as_the_eager_one_on_the_cpu(
         torch.testing.assert_close(ours, eager, rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("device", "compiled"),
+    [
+        ("cpu", False),
+        pytest.param("cpu", True, marks=pytest.mark.long),
+        pytest.param("cuda", False, marks=[pytest.mark.gpu, GPU]),
+        pytest.param("cuda", True, marks=[pytest.mark.gpu, GPU]),
+    ],
+)
 @pytest.mark.parametrize("reduction", ["exact", "fast"])
 def test_a_step_that_the_device_calls_unhealthy_changes_nothing(
-    compiled: bool, reduction: str
+    device: str, compiled: bool, reduction: str
 ) -> None:
-    matrices = tuple((f"m{i}", Parameter(torch.randn(32, 16))) for i in range(2))
+    def param(*shape: int) -> Parameter:
+        return Parameter(torch.randn(shape, device=device))
+
     groups = [
-        ParamGroup("large", "adamw", (("wte", Parameter(torch.randn(64, 32))),), 0.01),
-        ParamGroup("small", "adamw", (("scale", Parameter(torch.randn(3))),), 0.01),
-        ParamGroup("matrices", "muon", matrices, 0.02, beta2=0.9, weight_decay=0.1),
+        ParamGroup("large", "adamw", (("wte", param(64, 32)),), 0.01),
+        ParamGroup("small", "adamw", (("scale", param(3)),), 0.01),
+        ParamGroup(
+            *("matrices", "muon", (("m0", param(32, 16)), ("m1", param(32, 16))), 0.02),
+            beta2=0.9,
+            weight_decay=0.1,
+        ),
     ]
-    optimizer = MuonAdamW(groups, Ranks.single(), reduction=reduction, compile=compiled)  # type: ignore[arg-type]
+    optimizer = MuonAdamW(groups, Ranks.single(device), reduction=reduction, compile=compiled)  # type: ignore[arg-type]
 
     def step(gradient: float, healthy: bool) -> list[torch.Tensor]:
         for p in optimizer.params:
-            p.grad = torch.full_like(p, gradient) * torch.arange(p.numel()).view(p.shape)
+            p.grad = gradient * torch.arange(p.numel(), device=device).view(p.shape)
         optimizer.step(
             lr_multiplier=1.0,
             momentum=0.9,
             weight_decay_multiplier=1.0,
-            healthy=torch.tensor(healthy),
+            healthy=torch.tensor(healthy, device=device),
         )
         moments = [shard.tensor for shard in optimizer.state_shards()]
         return [tensor.detach().clone() for tensor in (*optimizer.params, *moments)]

@@ -1,12 +1,16 @@
 """What the first machine of a job tells the others, and what those do about it."""
 
+import os
+import threading
+import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from nanochat_core.config.execution import Execution
-from nanochat_core.config.job import JobSpec
+from nanochat_core.config.job import ERROR_FILE, JobSpec
 from nanochat_core.errors import (
     ConfigError,
     DeviceMemoryError,
@@ -19,6 +23,7 @@ from tasks.launches import (
     DONE,
     JOB_FILE,
     LAUNCH_FILE,
+    SPARE_SECONDS,
     Launch,
     announced,
     check_nodes,
@@ -114,6 +119,47 @@ def test_every_start_has_a_higher_number_and_an_end(spec: JobSpec) -> None:
     assert (launched(spec).number, launched(spec).ended) == (2, "RanksLostError")
 
 
+def test_an_old_error_is_gone_before_others_hear_of_a_start(
+    spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, at_save = Path(spec.work_folder), []
+    (work / ERROR_FILE).write_text("{}")
+    save = Launch.save
+
+    def watched(launch: Launch, folder: Path) -> None:
+        at_save.append((work / ERROR_FILE).exists())
+        save(launch, folder)
+
+    monkeypatch.setattr(Launch, "save", watched)
+    with announced(spec, "module"):
+        assert at_save == [False]
+
+
+def test_a_start_waits_for_what_a_lost_one_left_on_other_machines(
+    spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("tasks.launches.time.sleep", waits.append)
+    with announced(spec, "module"):
+        pass
+    with pytest.raises(DeviceMemoryError), announced(spec, "module"):
+        raise DeviceMemoryError("64 rows")
+    assert waits == [], "after a job that is done nothing is left"
+    said: list[str] = []
+    with announced(spec, "module", said.append):
+        pass
+    assert said == [
+        f"waiting {waits[0]:.0f} s for ranks of the last start to end on the other machines"
+    ]
+    grace = spec.execution.grace_seconds
+    assert grace < waits[0] <= 2 * grace + SPARE_SECONDS
+    long_ago = time.time() - 3600
+    launched(spec).model_copy(update={"ended": "RanksLostError"}).save(Path(spec.work_folder))
+    os.utime(Path(spec.work_folder, LAUNCH_FILE), (long_ago, long_ago))
+    with announced(spec, "module"):
+        assert waits[1] == 0
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -184,3 +230,38 @@ def test_a_first_machine_that_says_nothing_more_is_a_lost_job(spec: JobSpec) -> 
     launch.model_copy(update={"number": 2, "ended": "ConfigError"}).save(work)
     with pytest.raises(ConfigError, match="on the first machine"):
         joining._end_of(work)
+
+
+def test_who_joined_and_is_stopped_ends_after_the_first_machine(
+    spec: JobSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = Path(spec.work_folder)
+    spec.save(work / JOB_FILE)
+    launch = Launch(number=1, module="m", rendezvous_id="night-1", torch=version("torch"))
+    launch.save(work)
+    ended = launch.model_copy(update={"ended": "JobStoppedError"})
+
+    def stopped(*_: object, **__: object) -> int:
+        # Rank 0 of the first machine still completes the checkpoint.
+        threading.Timer(0.1, ended.save, [work]).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tasks.joining.supervised", stopped)
+    monkeypatch.setattr("tasks.joining.LOOK_SECONDS", 0.01)
+    with pytest.raises(KeyboardInterrupt):
+        Joining(work / JOB_FILE, "night-1", wait_seconds=1, report=Silent()).run()
+    assert launched(spec).ended == "JobStoppedError"
+
+
+def test_a_job_whose_folder_was_cleared_is_joined_again(spec: JobSpec) -> None:
+    """As when an evaluation is repeated, or a run by hand with --overwrite."""
+    work = Path(spec.work_folder)
+    joining = Joining(work.parent, "night-1", wait_seconds=0.1, report=Silent())
+    launch = Launch(number=1, module="m", rendezvous_id="night-1", torch="2")
+    launch.save(work)
+    assert joining._next_launch() == work
+    launch.model_copy(update={"ended": DONE}).save(work)
+    assert joining._end_of(work) is None
+    (work / LAUNCH_FILE).unlink()
+    launch.save(work)
+    assert joining._next_launch() == work

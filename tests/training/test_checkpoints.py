@@ -277,6 +277,15 @@ def test_a_failed_write_is_raised_by_the_next_save(tmp_path: Path) -> None:
         writer.save(2, whole(some_tensors(2)), {}, {})
 
 
+def test_a_save_whose_copy_failed_can_be_made_again(tmp_path: Path) -> None:
+    writer = CheckpointWriter(tmp_path, identity=IDENTITY, token="0000000a")
+    with pytest.raises(CheckpointError, match="complex64"):
+        writer.save(1, whole({"a": torch.zeros(2, dtype=torch.complex64)}), {}, {})
+    writer.save(1, whole(some_tensors(1)), {}, {})
+    writer.wait()
+    assert newest_checkpoint(tmp_path, IDENTITY) is not None
+
+
 def test_replicated_tensors_are_spread_over_ranks_once_each() -> None:
     tensors = {f"t{i}": torch.zeros(i + 1) for i in range(10)}
     owned = [shard.name for rank in range(4) for shard in spread_over_ranks(tensors, rank, 4)]

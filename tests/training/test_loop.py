@@ -1,4 +1,3 @@
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,86 +6,26 @@ from typing import Any
 
 import pytest
 import torch
+from loop_tools import (
+    RANKS,
+    SCHEDULE,
+    batches,
+    checkpoint_hook,
+    everything,
+    new_state,
+    reading,
+    train,
+)
 
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import JobStoppedError, TrainingError
-from nanochat_core.logs import JsonLines, Progress
-from nanochat_core.model.config import ModelConfig
-from nanochat_core.model.gpt import GPT
-from nanochat_core.optim.muon_adamw import MuonAdamW
-from nanochat_core.optim.recipe import OptimizerRecipe, ScheduleRecipe
+from nanochat_core.optim.gradient_sum import GradientSum
 from nanochat_core.training.checkpoint_files import describe_newest, newest_checkpoint
-from nanochat_core.training.checkpoints import CheckpointWriter
 from nanochat_core.training.compiling import loss_function
-from nanochat_core.training.groups import build_groups
-from nanochat_core.training.hooks import (
-    METRICS_ATTACHMENT,
-    CheckpointHook,
-    EvaluationHook,
-    MetricsHook,
-)
-from nanochat_core.training.loop import Hook, Trainer
-from nanochat_core.training.loss_scale import LossScale
+from nanochat_core.training.loop import Trainer
 from nanochat_core.training.loss_watch import LossWatch
-from nanochat_core.training.reading import NO_VOTES, Reading
 from nanochat_core.training.state import TrainState
-from nanochat_core.training.step import MicroBatch
-
-CONFIG = ModelConfig(
-    sequence_len=16, vocab_size=64, n_layer=2, n_head=1, n_kv_head=1, n_embd=32, window_pattern="L"
-)
-RANKS = Ranks.single("cpu")
-SCHEDULE = ScheduleRecipe(warmup_steps=2, momentum_ramp_steps=4)
-
-
-def new_state(dtype: torch.dtype = torch.float32, lr_scale: float = 0.1) -> TrainState:
-    model = GPT(CONFIG, dtype)
-    model.init_weights(1)
-    groups = build_groups(
-        model.named_parameters(),
-        OptimizerRecipe(),
-        batch_lr_scale=lr_scale,
-        width_lr_scale=1.0,
-        muon_weight_decay=0.1,
-    )
-    scale = LossScale.for_float16() if dtype == torch.float16 else LossScale()
-    optimizer = MuonAdamW(groups, RANKS, compute_dtype=dtype)
-    return TrainState(model, optimizer, loss_scale=scale)
-
-
-def batches(step: int) -> Sequence[MicroBatch]:
-    generator = torch.Generator().manual_seed(step)
-    tokens = torch.randint(64, (2, 4, 17), generator=generator)
-    return [MicroBatch(t[:, :-1], t[:, 1:], 1 / (2 * 4 * 16)) for t in tokens]
-
-
-def train(
-    state: TrainState,
-    steps: int,
-    hooks: Sequence[Hook] = (),
-    stop_after: int = -1,
-    *,
-    run_ahead: bool = False,
-) -> None:
-    Trainer(
-        num_steps=steps,
-        schedule=SCHEDULE,
-        loss_function=loss_function(state.model, compiled=False),
-        batches=batches,
-        ranks=RANKS,
-        stop_requested=lambda: state.step == stop_after,
-        hooks=hooks,
-        run_ahead=run_ahead,
-    ).train(state)
-
-
-def everything(state: TrainState) -> dict[str, torch.Tensor]:
-    return {shard.name: shard.tensor.clone() for shard in state.shards(0, 1)}
-
-
-def checkpoint_hook(folder: Path, every: int = 1000, token: str = "0000000a") -> CheckpointHook:
-    writer = CheckpointWriter(folder, identity="x", token=token)
-    return CheckpointHook(writer, RANKS, every, None)
+from nanochat_core.training.step import MicroBatch, rates_at, train_step
 
 
 @pytest.mark.parametrize("run_ahead", [False, True], ids=["in step", "run ahead"])
@@ -111,6 +50,45 @@ def test_two_stops_and_resumes_give_the_bits_of_a_run_never_stopped(
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
     assert state.scalars() | {"training_seconds": 0} == straight.scalars() | {"training_seconds": 0}
+
+
+def check_steps_that_run_ahead(ranks: Ranks, enter: Callable[[], None] = lambda: None) -> None:
+    """A step to settle in, and one behind `enter`."""
+    state = new_state(torch.bfloat16, ranks=ranks)
+    gradients = GradientSum(list(state.model.parameters()))
+    own = [batch.to(ranks.device) for batch in batches(0)]
+    readings = []
+    for number in range(2):
+        if number == 1:
+            enter()
+        readings.append(
+            train_step(
+                *(state, own, rates_at(number, 9, SCHEDULE)),
+                loss_function=loss_function(state.model, compiled=False),
+                gradients=gradients,
+                ranks=ranks,
+                run_ahead=True,
+            )
+        )
+    first, second = (each.wait() for each in readings)
+    assert first.healthy
+    assert second.healthy
+    assert second.loss_nats < first.loss_nats
+
+
+def test_a_step_that_runs_ahead_moves_the_weights() -> None:
+    check_steps_that_run_ahead(RANKS)
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
+def test_on_a_gpu_the_host_waits_for_nothing_in_a_step() -> None:
+    try:
+        check_steps_that_run_ahead(
+            Ranks.single("cuda"), lambda: torch.cuda.set_sync_debug_mode("error")
+        )
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_training_lowers_the_loss_of_what_can_be_learnt() -> None:
@@ -224,10 +202,6 @@ def test_readings_that_are_left_pending_are_looked_at_in_order_later() -> None:
     assert late.scalars() == early.scalars()
 
 
-def reading(loss: float) -> Reading:
-    return Reading.of_step(torch.tensor(loss), [torch.ones(3)], NO_VOTES, RANKS)
-
-
 def test_weights_that_the_last_update_spoiled_are_not_saved(tmp_path: Path) -> None:
     state = new_state(lr_scale=float("inf"))
     with pytest.raises(TrainingError, match="weights are not finite after step 1"):
@@ -255,74 +229,6 @@ def test_float16_that_overflows_at_any_scale_is_an_error_and_leaves_the_running_
         train(state, 30)
     assert state.loss_scale.scale < 1.0
     assert state.smooth_loss == loss
-
-
-def test_metrics_carry_the_names_of_the_reference(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    hook = MetricsHook(
-        lines=JsonLines(path),
-        progress=Progress(tmp_path / "progress.json", 4, "steps"),
-        num_steps=4,
-        tokens_per_step=128,
-        flops_per_token=1000,
-        peak_flops=None,
-        log_every=2,
-    )
-    train(new_state(), 4, [hook])
-    lines = path.read_text().splitlines()
-    assert len(lines) == 2
-    for name in ("step", "total_training_time", "total_training_flops", "train/loss"):
-        assert f'"{name}"' in lines[0]
-    for name in ("train/lrm", "train/dt", "train/tok_per_sec", "train/mfu"):
-        assert f'"{name}"' in lines[0]
-    assert '"done": 4' in (tmp_path / "progress.json").read_text()
-
-
-class DiesError(Exception):
-    """Stands for a process that is killed."""
-
-
-@pytest.mark.parametrize("dies_in", [4, 8])
-@pytest.mark.parametrize("dies_after", [False, True], ids=["before its line", "after its line"])
-def test_an_evaluation_is_recorded_once_wherever_the_process_dies(
-    tmp_path: Path, dies_in: int, dies_after: bool
-) -> None:
-    def run(folder: Path, dies_in: int, token: str) -> str:
-        state, metrics = new_state(), folder / "metrics.jsonl"
-        folder.mkdir(exist_ok=True)
-        metrics.write_bytes(b"")
-        if (checkpoint := newest_checkpoint(folder / "checkpoints", "x")) is not None:
-            state.restore(checkpoint)
-            metrics.write_bytes(checkpoint.attachment(METRICS_ATTACHMENT) or b"")
-
-        def evaluate() -> dict[str, float]:
-            if state.step == dies_in and not dies_after:
-                raise DiesError
-            with torch.no_grad():
-                return {"weights": float(state.model.lm_head.weight.norm())}
-
-        class Dies:
-            def after_step(self, state: TrainState, metrics: object) -> None:
-                if state.step == dies_in and dies_after:
-                    raise DiesError
-
-            def at_end(self, state: TrainState) -> None:
-                self.after_step(state, None)
-
-        writer = CheckpointWriter(folder / "checkpoints", identity="x", token=token)
-        save = CheckpointHook(writer, RANKS, 2, metrics)
-        evaluation = EvaluationHook(evaluate, "weights", metrics, RANKS, 4, 8, at_ends=True)
-        try:
-            train(state, 8, [save, evaluation, Dies()])
-        finally:
-            writer.wait()
-        return metrics.read_text()
-
-    expected = run(tmp_path / "straight", -1, "0000000a")
-    assert [json.loads(line)["step"] for line in expected.splitlines()] == [0, 4, 8]
-    with pytest.raises(DiesError):
-        run(tmp_path / "killed", dies_in, "0000000a")
-    assert run(tmp_path / "killed", -1, "0000000b") == expected
 
 
 def test_a_step_whose_batches_are_given_up_is_not_saved(tmp_path: Path) -> None:
