@@ -10,7 +10,7 @@ import typer
 from flows.by_hand.commands import ended, raise_terminated
 
 EPILOG_LINES = (
-    "nanochat join /shared/by-hand/pretrain/d24/work/job.json",
+    "nanochat join RUN_FOLDER/job.json                         the job of one run",
     "nanochat join /shared/by-hand --rdzv-id $SLURM_JOB_ID     whatever job has this id",
     "nanochat join /shared/store --rdzv-id night --wait-minutes 60",
 )

@@ -27,8 +27,9 @@ SPARE_SECONDS = 2.0
 """For launchers elsewhere to see a file, and for processes to go."""
 _ENDPOINT = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]+):(?P<port>\d{1,5})")
 _ID = re.compile(r"[\w.-]+")
+_RUN = "work/"
 _PLACES = tuple(
-    f"{folder}{LAUNCH_FILE}" for folder in ("", "work/", "*/*/work/", "inprogress/*/*/*/work/")
+    f"{folder}{LAUNCH_FILE}" for folder in ("", _RUN, f"*/*/{_RUN}", f"inprogress/*/*/*/{_RUN}")
 )
 """Where jobs may be below a folder: in itself, runs by hand (kind/tag), and those of a store."""
 

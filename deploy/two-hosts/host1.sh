@@ -7,5 +7,6 @@
 set -euo pipefail
 : "${SHARED:?give a folder that both machines see at the same path}"
 
-exec nanochat join "$SHARED/by-hand/pretrain/${TAG:-two-hosts}/work/job.json" \
+run_folder="$SHARED/by-hand/pretrain/${TAG:-two-hosts}/work"
+exec nanochat join "$run_folder/job.json" \
     --rdzv-id "${RUN_ID:-two-hosts}" --wait-minutes "${WAIT_MINUTES:-30}"

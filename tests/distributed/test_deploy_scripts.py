@@ -78,7 +78,7 @@ def test_the_two_machines_mean_the_same_job(tmp_path: Path) -> None:
     (second,) = commands_of("two-hosts/host1.sh", tmp_path / "1", SHARED="/mnt/s")
     assert (first["nnodes"], first["nproc_per_node"], first["depth"]) == (2, 4, 24)
     assert (first["rdzv_endpoint"], first["fp8"]) == ("node01:29500", True)
-    job = f"{first['output']}/pretrain/{first['model_tag']}/work/job.json"
+    job = str(Path(first["output"], "pretrain", first["model_tag"], "work", "job.json"))
     assert second["place"] == job
     assert second["rdzv_id"] == first["rdzv_id"]
 
@@ -96,7 +96,9 @@ def test_a_slurm_job_meets_at_its_first_machine(tmp_path: Path) -> None:
     assert (first["nnodes"], first["nproc_per_node"], first["depth"]) == (2, 8, 12)
     assert first["set"] == ["grace_seconds=60", "data.max_epochs=2"]
     assert first["rdzv_id"] == second["rdzv_id"] == "123456"
-    assert second["place"] == f"/s/by-hand/pretrain/{first['model_tag']}/work/job.json"
+    assert second["place"] == str(
+        Path("/s/by-hand/pretrain", first["model_tag"], "work", "job.json")
+    )
 
 
 @pytest.mark.distributed
