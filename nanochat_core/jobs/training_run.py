@@ -29,7 +29,6 @@ from nanochat_core.optim.muon_adamw import MuonAdamW
 from nanochat_core.optim.recipe import ScheduleRecipe
 from nanochat_core.training.checkpoint_files import (
     Checkpoint,
-    describe_newest,
     newest_checkpoint,
 )
 from nanochat_core.training.checkpoints import CheckpointWriter
@@ -111,7 +110,7 @@ class TrainingRun:
         """
         writer = self._checkpoint_writer()
         self._resume(writer)
-        self._watch_losses(finds_spikes=rewards is None)
+        self._watch_losses(writer, finds_spikes=rewards is None)
         validation = [self._validation_hook(validate, writer)] if validate is not None else []
         looks = [*validation, *self._communication_hooks(), *more_hooks]
         saving = self._checkpoint_hook(writer, looks)
@@ -291,11 +290,11 @@ class TrainingRun:
             return []
         return [CommunicationHook(bandwidth, self.resumed_from_step + WARM_STEPS + 1)]
 
-    def _watch_losses(self, *, finds_spikes: bool) -> None:
+    def _watch_losses(self, writer: CheckpointWriter, *, finds_spikes: bool) -> None:
         watch = self.state.watch
         watch.finds_spikes = finds_spikes
         watch.max_in_a_row = self.spec.execution.max_loss_spikes
-        watch.last_checkpoint = lambda: describe_newest(self.checkpoint_folder)
+        watch.last_checkpoint = writer.describe_last
 
 
 def build_state(model: GPT, groups: list[ParamGroup], ranks: Ranks, spec: JobSpec) -> TrainState:

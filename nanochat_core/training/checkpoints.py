@@ -15,7 +15,12 @@ from nanochat_core.artifacts.sealed import seal, unseal
 from nanochat_core.errors import CheckpointError, RanksLostError
 from nanochat_core.optim.groups import StateShard
 from nanochat_core.training.checkpoint_buffers import HostBuffers, TensorFile, key_of
-from nanochat_core.training.checkpoint_files import FORMAT, MANIFEST, step_folder_name
+from nanochat_core.training.checkpoint_files import (
+    FORMAT,
+    MANIFEST,
+    describe_newest,
+    step_folder_name,
+)
 from nanochat_core.training.checkpoint_keeping import Keeper
 from nanochat_core.training.durable_files import make_folder_durably, sync_folder, write_durably
 
@@ -100,6 +105,12 @@ class CheckpointWriter:
         """
         if self.rank == 0 and math.isfinite(value):
             self._start(self._keeper.mark_best, step, value)
+
+    def describe_last(self) -> str:
+        """The newest whole checkpoint in words, once what is being written is on disk."""
+        if self._thread is not None:
+            self._thread.join()
+        return describe_newest(self.folder)
 
     def wait(self) -> None:
         """Return when the last save is on disk; raise its error if it failed."""

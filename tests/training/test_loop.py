@@ -20,7 +20,7 @@ from loop_tools import (
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import JobStoppedError, TrainingError
 from nanochat_core.optim.gradient_sum import GradientSum
-from nanochat_core.training.checkpoint_files import describe_newest, newest_checkpoint
+from nanochat_core.training.checkpoint_files import newest_checkpoint
 from nanochat_core.training.compiling import loss_function
 from nanochat_core.training.loop import Trainer
 from nanochat_core.training.loss_watch import LossWatch
@@ -168,8 +168,8 @@ def test_too_many_bad_steps_in_a_row_end_the_run_and_name_the_last_good_checkpoi
 ) -> None:
     state = new_state()
     state.watch.max_in_a_row = 3
-    state.watch.last_checkpoint = lambda: describe_newest(tmp_path)
     hooks = [checkpoint_hook(tmp_path, every=1)]
+    state.watch.last_checkpoint = hooks[0].writer.describe_last
     with pytest.raises(TrainingError, match=r"3\. such step in a row.*checkpoint: step 4 in"):
         train_on(spoiled(*range(4, 20)), state, 20, hooks=hooks, run_ahead=run_ahead)
     checkpoint = newest_checkpoint(tmp_path, "x")
