@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 from prefect import get_run_logger
@@ -24,7 +24,21 @@ from tasks.release import release
 from tasks.reporting import publish_run_report
 from tasks.stage import Run, Stage, StageCall
 
+Made = TypeVar("Made")
+
 PACKAGES = ("nanochat-flows", "torch", "prefect", "numpy", "pyarrow", "matplotlib")
+
+
+class AnyLine(Protocol[Made]):
+    """What the line is written for: a run, or a look at what a run would do."""
+
+    def make(
+        self, stage: Stage, *, benchmarks: Made | None = None, **inputs: Made | None
+    ) -> Made | None:
+        """The artifact of a station, from these inputs; None when there is none."""
+
+    def release(self, model: Made | None) -> Made | None:
+        """Give the model the names by which people ask for it."""
 
 
 class Line:

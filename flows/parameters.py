@@ -18,6 +18,7 @@ from nanochat_core.data.sources import resolve_files_source
 from nanochat_core.errors import ConfigError
 
 DTYPE_VARIABLE = "NANOCHAT_DTYPE"
+UPSTREAM_VARIABLE = "NANOCHAT_UPSTREAM"
 FROM_PRESET = "preset"
 BEGINNING, END = "none", "end"
 NO_RUN = "dummy"
@@ -28,17 +29,24 @@ WEAK_SANDBOX = {f"chat_eval_{model}.allow_weak_sandbox": True for model in ("sft
 
 
 class RunParameters(Config):
-    """Parameters of the flow `speedrun`; all have a default."""
+    """Parameters of the flow `speedrun`; all have a default, and none may hold a secret."""
 
     preset: str = Field(
         "demo", description="size and data of the run", json_schema_extra={"enum": [*PRESETS]}
     )
     depth: int | str = Field(FROM_PRESET, description="layers of the model; the one dial")
     store: str = Field("default", description="folder or fsspec URL of the artifact store")
+    upstream: str = Field(
+        "", description="another store, only read: asked for what the artifact store lacks"
+    )
     source: tuple[str, ...] = Field((), description="your own text: files, folders, globs, URLs")
     benchmarks: str = Field("", description="folder or URL with the files of official benchmarks")
     overrides: dict[str, Any] = Field({}, description="STATION.field -> value")
-    compute_dtype: str = Field(FROM_PRESET, description="of all stations that compute")
+    compute_dtype: str = Field(
+        FROM_PRESET,
+        description="of all stations that compute",
+        json_schema_extra={"enum": [FROM_PRESET, *get_args(ComputeDtype)]},
+    )
     start_from: str = Field(
         BEGINNING,
         description="make this station and all after it again",
@@ -48,6 +56,9 @@ class RunParameters(Config):
         END, description="end after this station", json_schema_extra={"enum": [*STATIONS, END]}
     )
     force: tuple[str, ...] = Field((), description="make these stations again")
+    stage_pools: dict[str, str] = Field(
+        {}, description="station -> work pool that makes it; all others are made right here"
+    )
     wait: bool = Field(False, description="wait for another run that makes the same artifact")
     run: str = Field("", description="name of the run at the tracker; dummy is no tracking")
     tracker: str = Field(
@@ -56,7 +67,7 @@ class RunParameters(Config):
         json_schema_extra={"enum": [*get_args(Tracker)]},
     )
 
-    @field_validator("source", "benchmarks")
+    @field_validator("source", "benchmarks", "store", "upstream")
     @classmethod
     def _hold_no_secret(cls, given: tuple[str, ...] | str) -> tuple[str, ...] | str:
         """Parameters are recorded with the run: a key in a URL would be, too."""
@@ -78,10 +89,13 @@ class ResolvedRun(Config):
     preset_name: str
     preset: Preset
     store_url: str
+    upstream_url: str
     source_paths: dict[str, tuple[str, ...]]
     """Station -> what the user named for it to read."""
     stations: tuple[str, ...]
     forced: tuple[str, ...]
+    pools: dict[str, str]
+    """Station -> work pool, for those that are made elsewhere."""
     warnings: tuple[str, ...]
 
 
@@ -146,9 +160,11 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
         preset_name=parameters.preset,
         preset=preset,
         store_url=default_store_url(environ) if store == "default" else store,
+        upstream_url=parameters.upstream or environ.get(UPSTREAM_VARIABLE, ""),
         source_paths={"shards": parameters.source, "benchmarks": (parameters.benchmarks,)},
         stations=stations,
         forced=_forced(parameters, stations),
+        pools=_pools(parameters.stage_pools),
         warnings=checks.warnings(preset, planned),
     )
 
@@ -194,6 +210,17 @@ def _stations(parameters: RunParameters, preset: Preset) -> tuple[str, ...]:
         last = one_of("station", parameters.stop_after, STATIONS)
     wanted = STATIONS[: STATIONS.index(last) + 1]
     return tuple(name for name in wanted if name not in left_out)
+
+
+def _pools(stage_pools: Mapping[str, str]) -> dict[str, str]:
+    for station, pool in stage_pools.items():
+        one_of("station", station, MAKING_STATIONS)
+        if not pool.strip() or "/" in pool:
+            raise ConfigError(
+                f"stage_pools: {station} is sent to {pool!r}; give the name of a work pool, "
+                "as `nanochat bootstrap` makes them: cpu, gpu"
+            )
+    return dict(stage_pools)
 
 
 def _forced(parameters: RunParameters, stations: tuple[str, ...]) -> tuple[str, ...]:

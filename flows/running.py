@@ -11,6 +11,7 @@ from flows.local_server import LocalServer
 from flows.parameters import RunParameters
 from flows.speedrun import speedrun
 from flows.terminal import ShowWarnings, View, make_view
+from nanochat_core.artifacts.types import ArtifactRef
 from tasks.listening import StageRecord, listening
 
 
@@ -26,12 +27,18 @@ def run_watched(
         if server is not None:
             server.wait()
         if server is None:
-            speedrun(parameters)
+            run_line(parameters)
         else:
             # Heartbeats tell a lasting server of a dead run, and cost a second at every end.
             with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-                speedrun(parameters)
+                run_line(parameters)
         return view.records
+
+
+def run_line(parameters: RunParameters) -> ArtifactRef | None:
+    """Run the flow with these parameters; gives the model that was released."""
+    released: ArtifactRef | None = speedrun(**parameters.model_dump())
+    return released
 
 
 @contextmanager

@@ -1,10 +1,8 @@
 """The line: text in, a chat model out. Every station is cached, resumable and published."""
 
-from prefect import flow
-
-from flows.line import Line
+from flows.line import AnyLine, Made
+from flows.line_flow import line_flow
 from flows.parameters import RunParameters
-from nanochat_core.artifacts.types import ArtifactRef
 from tasks.base_eval import base_eval
 from tasks.benchmarks import benchmarks
 from tasks.chat_eval_rl import chat_eval_rl
@@ -18,21 +16,22 @@ from tasks.tokenizer import tokenizer
 from tasks.tokens import tokens
 
 
-@flow(name="speedrun", flow_run_name="{parameters.preset}", persist_result=False)
-def speedrun(parameters: RunParameters = RunParameters()) -> ArtifactRef | None:  # noqa: B008
-    """Run the line with these parameters; returns the chat model that was released."""
-    with Line(parameters) as line:
-        text = line.make(shards)
-        words = line.make(tokenizer, shards=text)
-        ids = line.make(tokens, shards=text, tokenizer=words)
-        tests = line.make(benchmarks)
-        base = line.make(pretrain, tokens=ids, tokenizer=words)
-        scores = line.make(base_eval, pretrain=base, tokenizer=words, tokens=ids, shards=text)
-        chat = line.make(sft, pretrain=base, tokenizer=words, shards=text)
-        before = line.make(chat_eval_sft, sft=chat, tokenizer=words, benchmarks=tests)
-        better = line.make(rl, sft=chat, tokenizer=words, benchmarks=tests)
-        after = line.make(chat_eval_rl, rl=better, tokenizer=words, benchmarks=tests)
-        made = {"shards": text, "tokenizer": words, "tokens": ids, "pretrain": base}
-        made |= {"base_eval": scores, "sft": chat, "chat_eval_sft": before}
-        line.make(report, **made, rl=better, chat_eval_rl=after)
-        return line.release(better)
+def follow(line: AnyLine[Made]) -> Made | None:
+    """Run the line with these parameters; gives the chat model that was released."""
+    text = line.make(shards)
+    words = line.make(tokenizer, shards=text)
+    ids = line.make(tokens, shards=text, tokenizer=words)
+    tests = line.make(benchmarks)
+    base = line.make(pretrain, tokens=ids, tokenizer=words)
+    scores = line.make(base_eval, pretrain=base, tokenizer=words, tokens=ids, shards=text)
+    chat = line.make(sft, pretrain=base, tokenizer=words, shards=text)
+    before = line.make(chat_eval_sft, sft=chat, tokenizer=words, benchmarks=tests)
+    better = line.make(rl, sft=chat, tokenizer=words, benchmarks=tests)
+    after = line.make(chat_eval_rl, rl=better, tokenizer=words, benchmarks=tests)
+    made = {"shards": text, "tokenizer": words, "tokens": ids, "pretrain": base}
+    made |= {"base_eval": scores, "sft": chat, "chat_eval_sft": before}
+    line.make(report, **made, rl=better, chat_eval_rl=after)
+    return line.release(better)
+
+
+speedrun = line_flow("speedrun", follow, RunParameters)

@@ -10,7 +10,8 @@ NanochatError
 │   ├── StoreUnavailableError    cannot be read or written, or the disk is full
 │   ├── ArtifactNotFoundError    nothing published under that reference
 │   ├── DamagedFileError         bytes that do not match their recorded sha256
-│   └── StationBusyError         another process makes the same artifact right now
+│   ├── StationBusyError         another process makes the same artifact right now
+│   └── LeaseLostError           another machine has taken over what this one was making
 ├── CheckpointError          no usable checkpoint, or one of another model
 ├── TrainingError            a loss or gradient that is not finite, or far too high for long
 └── JobError                 a training or evaluation process that failed
@@ -63,6 +64,10 @@ class DamagedFileError(StoreError):
 
 class StationBusyError(StoreError):
     """Another process is making the same artifact right now."""
+
+
+class LeaseLostError(StoreError):
+    """The right to make an artifact was lost to another machine; this one must stop."""
 
 
 class CheckpointError(NanochatError):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3_server import S3Server
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -41,3 +42,27 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server, and the environment by which clients in this process find it."""
+    server = S3Server(tmp_path_factory.mktemp("s3"))
+    server.start()
+    before = {name: os.environ.get(name) for name in server.environment}
+    os.environ.update(server.environment)
+    try:
+        yield server
+    finally:
+        server.remove()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@pytest.fixture
+def s3_url(s3_server: S3Server) -> str:
+    """A store URL in a new bucket of a real S3 server."""
+    return s3_server.new_bucket()

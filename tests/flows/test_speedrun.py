@@ -36,7 +36,7 @@ class Recorder(Listener):
 
 
 def run(tmp_path: Path, **values: Any) -> dict[str, str]:
-    from flows.speedrun import speedrun
+    from flows.running import run_line
 
     recorder = Recorder()
     # So little text has no more merges to learn.
@@ -45,7 +45,7 @@ def run(tmp_path: Path, **values: Any) -> dict[str, str]:
         preset="tiny", store=str(tmp_path / "store"), overrides=overrides, **values
     )
     with listening(recorder):
-        speedrun(parameters)
+        run_line(parameters)
     return recorder.states
 
 
