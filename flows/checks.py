@@ -148,6 +148,12 @@ def check_compiler(preset: Preset, *, platform: str = sys.platform, find: Finder
     )
 
 
+def has_gpu() -> bool:
+    """Whether this machine has a CUDA GPU that the installed torch may use."""
+    torch_version = importlib.metadata.version("torch")
+    return not missing_device("cuda", platform=sys.platform, torch_version=torch_version)
+
+
 def missing_device(
     device: str, *, platform: str, torch_version: str, nodes: Path = Path("/dev")
 ) -> str:

@@ -14,8 +14,11 @@ from uuid import uuid4
 from prefect import get_run_logger
 
 from flows.benchmark_sets import reads_files
+from flows.elsewhere import make_elsewhere
+from flows.gpu_slot import gpu_slot
 from flows.parameters import ResolvedRun, RunParameters, resolve
-from nanochat_core.artifacts.store import ArtifactStore
+from flows.presets import JOB_STATIONS
+from flows.stage_run import StageAsked, open_run_store
 from nanochat_core.artifacts.types import ArtifactRef
 from nanochat_core.errors import StoreError
 from tasks.listening import current_listener
@@ -50,8 +53,7 @@ class Line:
         self.parameters = parameters
         self.resolved: ResolvedRun = resolve(parameters, environ)
         self.run_id = f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid4().hex[:6]}"
-        store = ArtifactStore(self.resolved.store_url)
-        store.check_writable()
+        store = open_run_store(self.resolved.store_url, self.resolved.upstream_url)
         self.run = Run(
             store,
             current_listener(),
@@ -94,7 +96,33 @@ class Line:
             force=name in self.resolved.forced,
         )
         call.source_paths = self.resolved.source_paths.get(name, ())
-        return stage(call, present)
+        if name in JOB_STATIONS:
+            call.slot = gpu_slot
+        pool = self.resolved.pools.get(name)
+        if pool is None:
+            return stage(call, present)
+        return self._make_elsewhere(stage, call, present, pool)
+
+    def _make_elsewhere(
+        self, stage: Stage, call: StageCall, inputs: Mapping[str, ArtifactRef], pool: str
+    ) -> ArtifactRef:
+        request = stage.request(call, inputs)
+        if not call.force and self.run.store.lookup(request):
+            # What is there already needs no worker.
+            return stage(call, inputs)
+        asked = StageAsked(
+            station=stage.station,
+            recipe=request.recipe,
+            execution=call.execution,
+            inputs=dict(inputs),
+            source_paths=call.source_paths,
+            store=self.resolved.store_url,
+            upstream=self.resolved.upstream_url,
+            force=call.force,
+            wait=self.run.wait,
+            provenance=self.run.provenance,
+        )
+        return make_elsewhere(self.run, asked, request, pool)
 
     def release(self, model: ArtifactRef | None) -> ArtifactRef | None:
         """Let the preset's alias and `latest` name the model."""

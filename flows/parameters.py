@@ -11,7 +11,7 @@ from flows.overrides import apply_overrides, config_error, one_of
 from flows.presets import MAKING_STATIONS, PRESETS, STATIONS, Preset, Source
 from nanochat_core.artifacts.location import default_store_url
 from nanochat_core.config.base import ComputeDtype, Config
-from nanochat_core.config.execution import Tracker
+from nanochat_core.config.execution import Execution, Tracker
 from nanochat_core.data.harvest import resolve_harvest_source
 from nanochat_core.data.recipes import FilesSource, HarvestSource
 from nanochat_core.data.sources import resolve_files_source
@@ -146,15 +146,11 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
     tracking = tracking_overrides(parameters.run, parameters.tracker, parameters.preset)
     preset = with_benchmarks(preset, parameters.benchmarks)
     preset = apply_overrides(preset, {**general, **tracking, **parameters.overrides})
-    stations = _stations(parameters, preset)
+    stations, pools = _stations(parameters, preset), _pools(parameters.stage_pools)
     checks.check_benchmarks(preset, stations)
-    checks.check_sandbox(preset, stations)
     planned = checks.plan(preset)
-    checks.check_devices(preset)
     checks.check_machines(preset)
-    checks.check_trackers(preset)
-    if "pretrain" in stations:
-        checks.check_compiler(preset)
+    _check_this_machine(preset, stations, pools)
     store = parameters.store
     return ResolvedRun(
         preset_name=parameters.preset,
@@ -164,9 +160,23 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
         source_paths={"shards": parameters.source, "benchmarks": (parameters.benchmarks,)},
         stations=stations,
         forced=_forced(parameters, stations),
-        pools=_pools(parameters.stage_pools),
+        pools=pools,
         warnings=checks.warnings(preset, planned),
     )
+
+
+def _check_this_machine(
+    preset: Preset, stations: tuple[str, ...], pools: Mapping[str, str]
+) -> None:
+    """Refuse what cannot work here, of the stations that are made here."""
+    elsewhere = dict.fromkeys(pools, Execution(compile=False))
+    executions = preset.executions.model_copy(update=elsewhere)
+    here = preset.model_copy(update={"executions": executions})
+    checks.check_sandbox(here, [name for name in stations if name not in pools])
+    checks.check_devices(here)
+    checks.check_trackers(here)
+    if "pretrain" in stations:
+        checks.check_compiler(here)
 
 
 def _depth_override(depth: int | str) -> dict[str, Any]:

@@ -69,6 +69,8 @@ MAKING_STATIONS = tuple(Recipes.model_fields)
 """Stations that publish an artifact."""
 STATIONS = (*MAKING_STATIONS, "release")
 """The line, in order."""
+JOB_STATIONS = ("pretrain", "base_eval", "sft", "chat_eval_sft", "rl", "chat_eval_rl")
+"""Those that compute with torch, on a GPU where there is one."""
 
 
 def tiny(source: Source) -> Preset:

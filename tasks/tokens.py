@@ -3,6 +3,7 @@
 from nanochat_core.config.job import StageOutput
 from nanochat_core.data.recipes import TokensRecipe
 from nanochat_core.data.token_files import build_tokens
+from tasks.mapping import map_batches
 from tasks.stage import LOST_JOB_RETRIES, StageWork, stage
 
 CODE_VERSION = 1
@@ -18,4 +19,5 @@ def tokens(work: StageWork) -> StageOutput:
         work.output,
         workers=work.execution.workers,
         progress=work.progress,
+        mapped=map_batches,
     )

@@ -20,7 +20,7 @@ from nanochat_core.config.base import Config
 from nanochat_core.config.job import Role, StageOutput
 from nanochat_core.data.recipes import TokensRecipe
 from nanochat_core.data.shards import TEXT_COLUMN, ShardIndex
-from nanochat_core.data.workers import map_in_processes
+from nanochat_core.data.workers import ParallelMap, map_in_processes
 from nanochat_core.errors import DataError
 from nanochat_core.logs import Progress
 from nanochat_core.tokenizer.tokenizer import Tokenizer
@@ -135,11 +135,12 @@ def build_tokens(
     *,
     workers: int,
     progress: Progress,
+    mapped: ParallelMap = map_in_processes,
 ) -> StageOutput:
     """Write token and length files of every shard, and `tokens.json`, into `output`.
 
-    `shards` and `tokenizer` are folders of those artifacts. Shards are tokenized in parallel,
-    a thousand documents at a time; the files do not depend on the number of workers.
+    `shards` and `tokenizer` are folders of those artifacts. Shards are tokenized in parallel, as
+    `mapped` does it, a thousand documents at a time; the files do not depend on that.
     """
     index = ShardIndex.load(shards)
     names = (*index.train, index.validation)
@@ -147,7 +148,7 @@ def build_tokens(
     jobs = [_ShardJob(shards / name, tokenizer, output) for name in names]
     progress.total = len(jobs)
     counts: dict[str, ShardCounts] = {}
-    results = map_in_processes(_tokenize_shard, jobs, workers=workers)
+    results: Iterator[ShardCounts] = mapped(_tokenize_shard, jobs, workers=workers)
     for name, result in zip(names, results, strict=True):
         counts[Path(name).stem] = result
         progress.update(len(counts), f"{name}: {result.tokens:,} tokens")

@@ -8,10 +8,19 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class ParallelMap(Protocol):
+    """A map whose results come in the order of the items, however they are worked out."""
+
+    def __call__(
+        self, function: Callable[[Item], Result], items: Iterable[Item], *, workers: int
+    ) -> Iterator[Result]:
+        """Results of `function`; items and results travel between `workers` processes."""
 
 
 def _end_with(parent: Connection) -> None:
