@@ -13,11 +13,14 @@ import typer
 
 from flows.artifacts_command import COMMANDS as ARTIFACT_COMMANDS
 from flows.artifacts_command import StoreOption
+from flows.bootstrap_command import EPILOG_LINES as BOOTSTRAP_EXAMPLES
+from flows.bootstrap_command import bootstrap
 from flows.by_hand.commands import eval_app, train_app
 from flows.doctor_command import EPILOG_LINES as DOCTOR_EXAMPLES
 from flows.doctor_command import doctor
 from flows.join_command import EPILOG_LINES as JOIN_EXAMPLES
 from flows.join_command import join
+from flows.run_options import takes_run_options
 from flows.serve_command import serve
 from flows.verify_resume_command import EPILOG_LINES as VERIFY_EXAMPLES
 from flows.verify_resume_command import verify_resume
@@ -117,98 +120,14 @@ def _environ() -> MutableMapping[str, str]:
     )
 )
 @told
-def run(  # noqa: PLR0913  one parameter per option
-    preset: Annotated[
-        str, typer.Argument(metavar="PRESET", help="tiny (seconds), demo (minutes)")
-    ] = "demo",
-    depth: Annotated[
-        str,
-        typer.Option(metavar="N", show_default=False, help="layers of the model: the one dial"),
-    ] = "preset",
-    store: StoreOption = "default",
-    source: Annotated[
-        list[str],
-        typer.Option(
-            metavar="TEXT", help="your own text: file, folder, 'glob*' or URL; repeatable"
-        ),
-    ] = [],  # noqa: B006
-    assignments: Annotated[
-        list[str],
-        typer.Option("--set", metavar="STATION.FIELD=VALUE", help="change a number; repeatable"),
-    ] = [],  # noqa: B006
-    start_from: Annotated[
-        str,
-        typer.Option(
-            metavar="STATION", show_default=False, help="make this one and all after it again"
-        ),
-    ] = "none",
-    stop_after: Annotated[
-        str, typer.Option(metavar="STATION", show_default=False, help="leave out all after this")
-    ] = "end",
-    force: Annotated[
-        list[str],
-        typer.Option(
-            metavar="STATION",
-            help="make this one again, and what follows only if the result differs; repeatable",
-        ),
-    ] = [],  # noqa: B006
-    wait: Annotated[
-        bool, typer.Option("--wait", help="wait while another process makes the same artifact")
-    ] = False,
-    benchmarks: Annotated[
-        str,
-        typer.Option(
-            metavar="FOLDER",
-            show_default=False,
-            help="files of official benchmarks, as in gsm8k-test.jsonl, put to the chat models",
-        ),
-    ] = "",
-    run_name: Annotated[
-        str,
-        typer.Option(
-            "--run", metavar="NAME", show_default=False, help="track under this name; dummy: no"
-        ),
-    ] = "",
-    allow_weak_sandbox: Annotated[
-        bool,
-        typer.Option(
-            "--allow-weak-sandbox",
-            help="run generated code (HumanEval) where only limits hold it back",
-        ),
-    ] = False,
-    tracker: Annotated[
-        str,
-        typer.Option(
-            metavar="TRACKER", help="wandb (offline by default) or trackio, beside metrics.jsonl"
-        ),
-    ] = "none",
-) -> None:
+@takes_run_options
+def run(parameters: Any) -> None:
     """Make a chat model of text.
 
     The stations: shards, tokenizer, tokens, benchmarks, pretrain, base_eval, sft, chat_eval_sft,
     rl, chat_eval_rl, report, release. That of benchmarks is there only if --benchmarks is given.
     """
-    from flows.overrides import parse_assignments
-    from flows.parameters import WEAK_SANDBOX, parse_parameters
-
-    parameters = {
-        "preset": preset,
-        "depth": depth,
-        "store": store,
-        "source": source,
-        "overrides": {
-            **(WEAK_SANDBOX if allow_weak_sandbox else {}),
-            **parse_assignments(assignments),
-        },
-        "start_from": start_from,
-        "stop_after": stop_after,
-        "force": force,
-        "wait": wait,
-        "benchmarks": benchmarks,
-        "run": run_name,
-        "tracker": tracker,
-    }
-    _run_line(parse_parameters(parameters))
+    _run_line(parameters)
 
 
 def _run_line(parameters: Any) -> None:
@@ -228,6 +147,10 @@ def _run_line(parameters: Any) -> None:
     for name, value in DEFAULTS.items():
         environ.setdefault(name, value)
     check_reachable(environ)
+    if resolved.pools and not has_own_server(environ):
+        raise ConfigError(
+            "--pool asks workers of a Prefect server, and none is named; set PREFECT_API_URL"
+        )
     server = None if has_own_server(environ) else LocalServer(environ)
     typer.echo("starting Prefect, which takes some seconds")
     from flows.running import run_watched
@@ -290,6 +213,7 @@ app.command(
 )(told(serve))
 
 
+app.command(epilog=examples(*BOOTSTRAP_EXAMPLES))(told(bootstrap))
 app.command(epilog=examples(*DOCTOR_EXAMPLES))(told(doctor))
 app.command(epilog=examples(*JOIN_EXAMPLES))(join)
 app.command("verify-resume", epilog=examples(*VERIFY_EXAMPLES))(told(verify_resume))

@@ -1,0 +1,155 @@
+"""The options by which commands name a run: `run` makes it, `plan` and `why` look at it first."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from flows.artifacts_command import StoreOption
+from nanochat_core.errors import ConfigError
+
+Options = dict[str, tuple[Any, Any]]
+"""Name -> annotation and default, as in the signature of a command."""
+
+PresetArgument = Annotated[
+    str, typer.Argument(metavar="PRESET", help="tiny (seconds), demo (minutes)")
+]
+DepthOption = Annotated[
+    str, typer.Option(metavar="N", show_default=False, help="layers of the model: the one dial")
+]
+UpstreamOption = Annotated[
+    str,
+    typer.Option(
+        metavar="PLACE",
+        show_default=False,
+        help="another store, only read: what yours lacks is taken from there, and verified; "
+        "default: NANOCHAT_UPSTREAM",
+    ),
+]
+SourceOption = Annotated[
+    list[str],
+    typer.Option(metavar="TEXT", help="your own text: file, folder, 'glob*' or URL; repeatable"),
+]
+AssignmentsOption = Annotated[
+    list[str],
+    typer.Option("--set", metavar="STATION.FIELD=VALUE", help="change a number; repeatable"),
+]
+StartFromOption = Annotated[
+    str,
+    typer.Option(
+        metavar="STATION", show_default=False, help="make this one and all after it again"
+    ),
+]
+StopAfterOption = Annotated[
+    str, typer.Option(metavar="STATION", show_default=False, help="leave out all after this")
+]
+ForceOption = Annotated[
+    list[str],
+    typer.Option(
+        metavar="STATION",
+        help="make this one again, and what follows only if the result differs; repeatable",
+    ),
+]
+PoolOption = Annotated[
+    list[str],
+    typer.Option(
+        "--pool",
+        metavar="STATION=POOL",
+        help="have a worker of this Prefect pool make it; repeatable",
+    ),
+]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", help="wait while another process makes the same artifact")
+]
+BenchmarksOption = Annotated[
+    str,
+    typer.Option(
+        metavar="FOLDER",
+        show_default=False,
+        help="files of official benchmarks, as in gsm8k-test.jsonl, put to the chat models",
+    ),
+]
+RunNameOption = Annotated[
+    str,
+    typer.Option(
+        "--run", metavar="NAME", show_default=False, help="track under this name; dummy: no"
+    ),
+]
+WeakSandboxOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-weak-sandbox",
+        help="run generated code (HumanEval) where only limits hold it back",
+    ),
+]
+TrackerOption = Annotated[
+    str,
+    typer.Option(
+        metavar="TRACKER", help="wandb (offline by default) or trackio, beside metrics.jsonl"
+    ),
+]
+
+OPTIONS: Options = {
+    "preset": (PresetArgument, "demo"),
+    "depth": (DepthOption, "preset"),
+    "store": (StoreOption, "default"),
+    "upstream": (UpstreamOption, ""),
+    "source": (SourceOption, []),
+    "assignments": (AssignmentsOption, []),
+    "start_from": (StartFromOption, "none"),
+    "stop_after": (StopAfterOption, "end"),
+    "force": (ForceOption, []),
+    "pool": (PoolOption, []),
+    "wait": (WaitOption, False),
+    "benchmarks": (BenchmarksOption, ""),
+    "run_name": (RunNameOption, ""),
+    "allow_weak_sandbox": (WeakSandboxOption, False),
+    "tracker": (TrackerOption, "none"),
+}
+
+
+def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the options of a run before its own; it gets them as `parameters`.
+
+    They are RunParameters, checked as far as that needs no look at the source.
+    """
+    own = [p for name, p in inspect.signature(command).parameters.items() if name != "parameters"]
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:
+        given = {name: values.pop(name) for name in OPTIONS}
+        command(_parameters(given), **values)
+
+    first = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, (kind, default) in OPTIONS.items()
+    ]
+    rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    # typer reads the signature; what functools.wraps has copied would contradict it.
+    wrapped.__signature__ = inspect.Signature([*first, *rest])  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {}
+    return wrapped
+
+
+def _parameters(given: dict[str, Any]) -> Any:
+    from flows.overrides import parse_assignments
+    from flows.parameters import WEAK_SANDBOX, parse_parameters
+
+    weak = WEAK_SANDBOX if given.pop("allow_weak_sandbox") else {}
+    return parse_parameters(
+        {
+            "overrides": {**weak, **parse_assignments(given.pop("assignments"))},
+            "stage_pools": dict(map(_pool, given.pop("pool"))),
+            "run": given.pop("run_name"),
+            **given,
+        }
+    )
+
+
+def _pool(text: str) -> tuple[str, str]:
+    station, equals, pool = text.partition("=")
+    if not equals or not station.strip() or not pool.strip():
+        raise ConfigError(f"--pool {text!r}: expected STATION=POOL, as in pretrain=gpu")
+    return station.strip(), pool.strip()
