@@ -73,6 +73,9 @@ def _run_there(asked: StageAsked, pool: str) -> State[Any]:
         "%s is made on pool %s, as flow run %s", *(asked.station, pool, started.name)
     )
     with get_client(sync_client=True) as client, _stopped_with_us(client, started.id):
+        if started.parent_task_run_id is not None:
+            # What stands for it on the page of this run, among the stages that are made here.
+            client.set_task_run_name(started.parent_task_run_id, asked.station)
         while True:
             state = client.read_flow_run(started.id).state
             if state is not None and state.is_final():
