@@ -3,13 +3,39 @@
 import errno
 import os
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from nanochat_core.artifacts.filesystems import CHUNK_BYTES, Files, hash_file
-from nanochat_core.errors import StoreUnavailableError
+from nanochat_core.artifacts.filesystems import (
+    CHUNK_BYTES,
+    Capabilities,
+    FileInfo,
+    Files,
+    hash_file,
+)
+from nanochat_core.artifacts.locks import locked
+from nanochat_core.errors import StationBusyError, StoreUnavailableError
 
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
+
+
+BRIEF_SECONDS = 0.01
+
+
+@contextmanager
+def briefly_locked(path: Path) -> Iterator[None]:
+    """Hold the lock file `path` for a few file operations, after others who do the same."""
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(path, path.name, wait=False))
+                break
+            except StationBusyError:
+                time.sleep(BRIEF_SECONDS)
+        yield
 
 
 class LocalFiles(Files):
@@ -47,6 +73,25 @@ class LocalFiles(Files):
             temporary.unlink(missing_ok=True)
         _sync_folder(target.parent)
 
+    def replace_if(self, path: str, data: bytes, version: str) -> str | None:
+        """As in `Files`, and no other `replace_if` comes between, by an OS lock."""
+        target = self.root / path
+        with briefly_locked(self.root / "locks" / "replace.lock"):
+            try:
+                before = target.stat()
+            except FileNotFoundError:
+                return None
+            if _version(before) != version:
+                return None
+            temporary = _write_beside(target, data)
+            # File times tick slowly and inodes are used again: without this an old version could
+            # return.
+            newer_ns = max(time.time_ns(), before.st_mtime_ns + 1)
+            os.utime(temporary, ns=(newer_ns, newer_ns))
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
+            return _version(target.stat())
+
     def put(self, source: Path, path: str, *, share: bool) -> str:
         """As in `Files`: a hard link where allowed and possible, else a copy; hashed after."""
         target = self.root / path
@@ -57,13 +102,24 @@ class LocalFiles(Files):
         _sync_file(target)
         return hash_file(target)
 
-    def sha256(self, path: str) -> str:
+    def sha256(self, path: str, info: FileInfo | None = None) -> str:
         """As in `Files`."""
+        del info
         return hash_file(self.root / path)
 
-    def size(self, path: str) -> int:
+    def info(self, path: str) -> FileInfo:
+        """As in `Files`; the version is made of size, inode and time of change."""
+        found = (self.root / path).stat()
+        return FileInfo(found.st_size, _version(found))
+
+    def infos(self, folder: str) -> dict[str, FileInfo]:
         """As in `Files`."""
-        return (self.root / path).stat().st_size
+        top = self.root / folder
+        paths = (Path(place) / name for place, _, names in os.walk(top) for name in names)
+        return {
+            path.relative_to(top).as_posix(): FileInfo(found.st_size, _version(found))
+            for path, found in ((path, path.stat()) for path in paths)
+        }
 
     def names(self, folder: str) -> tuple[str, ...]:
         """As in `Files`."""
@@ -89,6 +145,10 @@ class LocalFiles(Files):
         else:
             target.unlink(missing_ok=True)
 
+    def capabilities(self) -> Capabilities:
+        """As in `Files`; a folder can do both."""
+        return Capabilities(conditional_create=True, conditional_replace=True)
+
     def prepare(self, min_free_bytes: int) -> None:
         """As in `Files`, and with at least `min_free_bytes` left on the disk."""
         try:
@@ -110,6 +170,10 @@ class LocalFiles(Files):
                 f"The disk of the store {self.root} has {free / 1e6:,.0f} MB left, expected "
                 f"{min_free_bytes / 1e6:,.0f} MB or more. Free some space, or choose another store."
             )
+
+
+def _version(found: os.stat_result) -> str:
+    return f"{found.st_size:x}-{found.st_ino:x}-{found.st_mtime_ns:x}"
 
 
 def _write_beside(target: Path, data: bytes) -> Path:

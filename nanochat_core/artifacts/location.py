@@ -8,6 +8,7 @@ import fsspec
 
 from nanochat_core.artifacts.filesystems import Files, MemoryFiles
 from nanochat_core.artifacts.local_files import LocalFiles
+from nanochat_core.artifacts.s3_files import S3Files
 from nanochat_core.errors import ConfigError
 
 _APPLICATION = "nanochat-flows"
@@ -37,7 +38,8 @@ def open_files(url: str) -> Files:
     if protocol in ("file", "local"):
         expanded = url.split("://", 1)[-1] if "://" in url else url
         return LocalFiles(os.path.abspath(os.path.expanduser(expanded)))
-    return MemoryFiles(url) if protocol == "memory" else Files(url)
+    kinds: dict[str, type[Files]] = {"memory": MemoryFiles, "s3": S3Files, "s3a": S3Files}
+    return kinds.get(protocol, Files)(url)
 
 
 def _protocol(url: str) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 from uuid import uuid4
 
 from nanochat_core.artifacts.canonical import with_stable_form
-from nanochat_core.artifacts.filesystems import Files
+from nanochat_core.artifacts.filesystems import FileInfo, Files
 from nanochat_core.artifacts.records import Manifests
+from nanochat_core.artifacts.stamps import Stamps
+from nanochat_core.artifacts.threads import in_threads, without_patience
 from nanochat_core.artifacts.translate import writing
 from nanochat_core.artifacts.types import (
     ArtifactRef,
@@ -33,6 +35,7 @@ class Publisher:
     files: Files
     manifests: Manifests
     find: Callable[[Request], ArtifactRef | None]
+    stamps: Stamps
 
     def publish(
         self,
@@ -74,27 +77,43 @@ class Publisher:
         target = _attempt_path(request, attempt)
         try:
             with writing(f"the files of {request.short}"):
-                records = tuple(
-                    self._store(source, f"{target}/{path}", path, roles[path])
-                    for path, source in sources.items()
-                )
+                records = self._store(sources, target, roles)
                 self.files.settle(target)
         except BaseException:
             self._discard(target)
             raise
         return records
 
-    def _store(self, source: Path, target: str, path: str, role: Role) -> FileRecord:
-        # Records (logs, metrics) may still be open for appending, so they never share the disk
-        # blocks of the in-progress file.
-        sha256 = self.files.put(source, target, share=role == "result")
-        stored, given = self.files.size(target), source.stat().st_size
-        if role == "result" and stored != given:
-            raise DamagedFileError(
-                f"{path} changed while it was published: {given:,} bytes given, {stored:,} "
-                "stored. Run again; the station must have finished writing it."
+    def _store(
+        self, sources: Mapping[str, Path], target: str, roles: Mapping[str, Role]
+    ) -> tuple[FileRecord, ...]:
+        """Store the files, then look at what is there."""
+
+        def put(path: str) -> str:
+            # Records (logs, metrics) may still be open for appending, so they never share the disk
+            # blocks of the in-progress file.
+            return self.files.put(sources[path], f"{target}/{path}", share=roles[path] == "result")
+
+        sha256s = in_threads(put, list(sources), self.files.num_threads)
+        infos, records = self.files.infos(target), []
+        for (path, source), sha256 in zip(sources.items(), sha256s, strict=True):
+            stored, given = infos.get(path), source.stat().st_size
+            if stored is None or (roles[path] == "result" and stored.size != given):
+                num_stored = "nothing" if stored is None else f"{stored.size:,} bytes"
+                raise DamagedFileError(
+                    f"{path} changed while it was published: {given:,} bytes given, {num_stored} "
+                    "stored. Run again; the station must have finished writing it."
+                )
+            self._remember(f"{target}/{path}", stored, sha256)
+            records.append(
+                FileRecord(path=path, role=roles[path], bytes=stored.size, sha256=sha256)
             )
-        return FileRecord(path=path, role=role, bytes=stored, sha256=sha256)
+        return tuple(records)
+
+    def _remember(self, path: str, info: FileInfo, sha256: str) -> None:
+        """What was just sent need not be read to be known; a file on a disk may change still."""
+        if self.files.local_path(path) is None:
+            self.stamps.remember(f"{self.files.url}/{path}", info, sha256)
 
     def _number(self, request: Request, draft: Manifest, replace: bool) -> ArtifactRef:
         """Write the next free manifest number, or adopt what another maker has published."""
@@ -103,6 +122,8 @@ class Publisher:
             taken = self.manifests.numbers(request.station, request.fingerprint)
             winner = None if replace else self.find(request)
             if winner is not None:
+                if self.manifests.read(*_place(winner)).attempt == draft.attempt:
+                    return winner
                 _log_adoption(winner, draft)
                 self._discard(_attempt_path(request, draft.attempt))
                 return winner
@@ -114,15 +135,19 @@ class Publisher:
         try:
             return self.manifests.create(manifest)
         except BaseException:
-            if manifest.number not in self.manifests.numbers(request.station, request.fingerprint):
+            # A request that was given up may still be carried out: then the files must be there.
+            if self.files.local_path("") is not None and manifest.number not in (
+                self.manifests.numbers(request.station, request.fingerprint)
+            ):
                 self._discard(_attempt_path(request, manifest.attempt))
             raise
 
     def _discard(self, path: str) -> None:
         """Remove an attempt that nothing names; failing to is harmless."""
         try:
-            self.files.remove(path)
-        except OSError as error:
+            with without_patience():
+                self.files.remove(path)
+        except (OSError, StoreError) as error:
             log.debug("the attempt %s was left behind: %s", path, error)
 
 
@@ -134,6 +159,10 @@ def _log_adoption(winner: ArtifactRef, draft: Manifest) -> None:
             "%s was published by another run; the digests differ (%s there, %s here)",
             *(winner.short, winner.digest[:12], draft.digest[:12]),
         )
+
+
+def _place(ref: ArtifactRef) -> tuple[str, str, int]:
+    return ref.station, ref.fingerprint, ref.manifest
 
 
 def _attempt_path(request: Request, attempt: str) -> str:

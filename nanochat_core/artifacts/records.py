@@ -26,6 +26,22 @@ def manifest_path(station: str, fingerprint: str, number: int) -> str:
     return f"{station}/{fingerprint}/manifest-{number:06d}.json"
 
 
+def manifest_number(name: str) -> int | None:
+    """The number in the file name of a manifest; None for any other file."""
+    match = _MANIFEST_NAME.match(name)
+    return None if match is None else int(match[1])
+
+
+def is_station(name: str) -> bool:
+    """Whether a folder of this name in a store holds artifacts."""
+    return bool(_STATION_NAME.match(name)) and name not in RESERVED_NAMES
+
+
+def is_fingerprint(name: str) -> bool:
+    """Whether a folder of this name may hold one artifact."""
+    return bool(_FINGERPRINT.match(name))
+
+
 def check_record_name(kind: str, name: str) -> str:
     """`name` if it can name an alias or a run, else ConfigError."""
     if not _RECORD_NAME.match(name):
@@ -49,16 +65,16 @@ class Manifests:
             return tuple(
                 (name, fingerprint)
                 for name in stations
-                if _STATION_NAME.match(name) and name not in RESERVED_NAMES
+                if is_station(name)
                 for fingerprint in self.files.names(name)
-                if _FINGERPRINT.match(fingerprint)
+                if is_fingerprint(fingerprint)
             )
 
     def numbers(self, station: str, fingerprint: str) -> tuple[int, ...]:
         """Numbers in use, rising, damaged manifests included."""
         with reading(f"the artifact {station}/{fingerprint}"):
             names = self.files.names(f"{station}/{fingerprint}")
-        return tuple(sorted(int(m[1]) for m in map(_MANIFEST_NAME.match, names) if m))
+        return tuple(sorted(n for n in map(manifest_number, names) if n is not None))
 
     def read(self, station: str, fingerprint: str, number: int) -> Manifest:
         """One manifest; DamagedFileError when it is gone, changed or lies in a wrong place."""
@@ -116,6 +132,12 @@ class Aliases:
         """Make `name` stand for `ref`."""
         _write_record(self.files, "aliases", name, ref.model_dump(mode="json"))
 
+    def remove(self, name: str) -> None:
+        """Let `name` stand for nothing; the artifact stays."""
+        path = _record_path("aliases", name)
+        with writing(path):
+            self.files.remove(path)
+
 
 class Runs:
     """What each run did."""
@@ -143,8 +165,12 @@ def _record_names(files: Files, folder: str) -> tuple[str, ...]:
     return tuple(stem for stem in stems if _RECORD_NAME.match(stem))
 
 
+def _record_path(folder: str, name: str) -> str:
+    return f"{folder}/{check_record_name(folder, name)}.json"
+
+
 def _read_record(files: Files, folder: str, name: str) -> dict[str, Any] | None:
-    path = f"{folder}/{check_record_name(folder, name)}.json"
+    path = _record_path(folder, name)
     with reading(path):
         try:
             data = files.read(path)
@@ -158,6 +184,6 @@ def _read_record(files: Files, folder: str, name: str) -> dict[str, Any] | None:
 
 
 def _write_record(files: Files, folder: str, name: str, record: Mapping[str, Any]) -> None:
-    path = f"{folder}/{check_record_name(folder, name)}.json"
+    path = _record_path(folder, name)
     with writing(path):
         files.write(path, seal({"format": FORMAT, "name": name, "record": dict(record)}))

@@ -1,6 +1,7 @@
 """From what people type to an artifact: aliases and the first characters of fingerprints."""
 
 import re
+from itertools import islice
 
 from nanochat_core.artifacts.records import Aliases, Manifests
 from nanochat_core.artifacts.types import ArtifactRef
@@ -16,13 +17,16 @@ def resolve_name(name: str, aliases: Aliases, manifests: Manifests, url: str) ->
     if name in aliases.names():
         return _from_alias(name, aliases)
     matches = _matches(name, manifests)
-    found = [m.ref for m in (manifests.newest(*place) for place in matches) if m is not None]
+    # Read no more than what is said: a short name may stand for thousands.
+    valid = (m.ref for m in (manifests.newest(*place) for place in matches) if m is not None)
+    found = list(islice(valid, _SHOWN))
     if len(found) == 1:
         return found[0]
     if found:
-        listed = ", ".join(f"{ref.station}/{ref.fingerprint[:16]}" for ref in found[:_SHOWN])
+        listed = ", ".join(f"{ref.station}/{ref.fingerprint[:16]}" for ref in found)
+        how_many = len(found) if len(found) < _SHOWN else f"{_SHOWN} or more of {len(matches)}"
         raise ArtifactNotFoundError(
-            f"{name!r} stands for {len(found)} artifacts: {listed}. Give more characters."
+            f"{name!r} stands for {how_many} artifacts: {listed}. Give more characters."
         )
     raise ArtifactNotFoundError(_nothing_there(name, aliases, manifests, url))
 

@@ -1,7 +1,7 @@
 """The artifact store: one class over any fsspec URL, that trusts nothing unread."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,8 @@ from typing import Any
 from nanochat_core.artifacts import generations
 from nanochat_core.artifacts.canonical import sha256_hex, with_stable_form
 from nanochat_core.artifacts.copies import LocalCopies
-from nanochat_core.artifacts.filesystems import Files
+from nanochat_core.artifacts.filesystems import Capabilities, Files
+from nanochat_core.artifacts.leases import TTL_SECONDS, Lease, LeaseFile, leased, place_of
 from nanochat_core.artifacts.leftovers import unnamed_paths
 from nanochat_core.artifacts.local_files import LocalFiles
 from nanochat_core.artifacts.location import open_files, user_cache_folder
@@ -26,6 +27,7 @@ from nanochat_core.errors import (
     ArtifactNotFoundError,
     DamagedFileError,
     StationBusyError,
+    StoreError,
     StoreUnavailableError,
 )
 
@@ -44,7 +46,8 @@ class ArtifactStore:
 
     `cache_folder` holds what belongs to this host: stamps of hashed files and, for a store that is
     not a local folder, its locks, in-progress folders and local copies. It defaults to `cache` in a
-    local store, else to a folder of the user. An unknown kind of URL raises ConfigError.
+    local store, else to a folder of the user. What is not found is looked for in `upstream`, which
+    is never written, and copied from there. An unknown kind of URL raises ConfigError.
     """
 
     def __init__(
@@ -53,9 +56,12 @@ class ArtifactStore:
         *,
         cache_folder: Path | None = None,
         cache_limit_bytes: int = CACHE_LIMIT_BYTES,
+        upstream: "ArtifactStore | None" = None,
+        lease_seconds: float = TTL_SECONDS,
     ) -> None:
         self.files: Files = open_files(url)
         self.url = self.files.url
+        self.upstream, self.lease_seconds = upstream, lease_seconds
         root = self.files.local_path("")
         if cache_folder is None:
             cache_folder = user_cache_folder() / "stores" if root is None else root / "cache"
@@ -68,14 +74,24 @@ class ArtifactStore:
         self._runs = Runs(self.files)
         self._verifier = Verifier(self.files, self._manifests, stamps)
         self._copies = LocalCopies(self._here / "copies", stamps, cache_limit_bytes)
-        self._publisher = Publisher(self.files, self._manifests, self.lookup)
+        self._publisher = Publisher(self.files, self._manifests, self.lookup_here, stamps)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the store is no folder of this machine, so that other hosts may work in it."""
+        return self.files.local_path("") is None
 
     def lookup(self, request: Request) -> ArtifactRef | None:
         """The artifact of `request`, with every file hashed or stamped; None when there is none.
 
-        Damage counts as none, with the reason logged. Raises StoreUnavailableError when the store
-        cannot be reached, as that says nothing about the artifact.
+        Damage counts as none, with the reason logged; what the upstream has is copied from there.
+        Raises StoreUnavailableError when the store cannot be reached, as that says nothing about
+        the artifact.
         """
+        return self.lookup_here(request) or self._from_upstream(request)
+
+    def lookup_here(self, request: Request) -> ArtifactRef | None:
+        """The same without the upstream."""
         manifest = self._manifests.newest(request.station, request.fingerprint)
         if manifest is None:
             return None
@@ -83,6 +99,27 @@ class ArtifactStore:
         for damage in damages:
             log.warning("%s cannot be used: %s %s", request.short, damage.path, damage.reason)
         return None if damages else manifest.ref
+
+    def _from_upstream(self, request: Request) -> ArtifactRef | None:
+        """Copied from the upstream, whose troubles cost the time to make it here, and no more."""
+        if self.upstream is None:
+            return None
+        # It needs this module.
+        from nanochat_core.artifacts.transfer import copy_artifact
+
+        try:
+            found = self.upstream.lookup(request)
+            if found is None:
+                return None
+            ref = copy_artifact(self.upstream, self, self.upstream.manifest(found))
+        except StoreError as error:
+            log.warning("%s was not taken from upstream: %s", request.short, error)
+            return None
+        if ref.digest != found.digest:
+            log.warning("%s differs from the one upstream, which is not used", request.short)
+            return None
+        log.info("%s was copied from %s", ref.short, self.upstream.url)
+        return ref
 
     def publish(
         self,
@@ -193,53 +230,103 @@ class ArtifactStore:
         return True
 
     @contextmanager
-    def lock(self, station: str, fingerprint: str, *, wait: bool = False) -> Iterator[None]:
-        """Be the only maker of an artifact; the lock ends with the process.
+    def lock(self, station: str, fingerprint: str, *, wait: bool = False) -> Iterator[Lease]:
+        """Be the only maker of an artifact, as long as the lease says so.
 
-        Raises StationBusyError naming the owner, or waits with `wait`. For a store that is not a
-        local folder this holds among the processes of this host only; makers on several hosts
-        work twice, and the later one adopts the artifact of the first.
+        Raises StationBusyError naming the owner, or waits with `wait`. In a local folder the lock
+        ends with the process. In a store elsewhere it can be lost, so ask the lease now and then;
+        whether a holder there still lives may take `lease_seconds` to find out.
         """
-        path = self._here / "locks" / f"{station}-{fingerprint}.lock"
-        with locked(path, f"{station}/{fingerprint[:8]}", wait=wait):
-            yield
+        with self._held(station, fingerprint, wait=wait, watch=True) as lease:
+            yield lease
+
+    @contextmanager
+    def _held(self, station: str, fingerprint: str, *, wait: bool, watch: bool) -> Iterator[Lease]:
+        name, what = f"{station}-{fingerprint}", f"{station}/{fingerprint[:8]}"
+        locks = self._here / "locks"
+        # First the lock of this host: its holder knows that no other process here has the lease.
+        with locked(locks / f"{name}.lock", what, wait=wait):
+            if not self.is_elsewhere or not self._has_leases():
+                yield Lease()
+                return
+            with leased(
+                LeaseFile(self.files, f"locks/{name}.json"),
+                what,
+                place=place_of(locks),
+                wait=wait,
+                watch=watch,
+                ttl_seconds=self.lease_seconds,
+            ) as lease:
+                yield lease
+
+    def _has_leases(self) -> bool:
+        found = self.capabilities()
+        has_both = found.conditional_create and found.conditional_replace
+        if not has_both:
+            log.warning(
+                "the store %s has no conditional writes: only processes of this host are kept from "
+                "making the same thing at once",
+                self.url,
+            )
+        return has_both
+
+    def capabilities(self) -> Capabilities:
+        """What the store was found to be able to do; asked once."""
+        return self.files.capabilities()
 
     def generation(self, request: Request, *, fresh: bool = False) -> Path:
         """The local folder in which `request` is worked on; it outlives a killed process.
 
         The newest one, made if there is none; `fresh` (a forced run) starts another and removes
-        the older. After a publication, however damaged, the next one is fresh by itself. Hold the
-        lock of the artifact.
+        the older. After a publication, however damaged, the next one is fresh by itself. What
+        other hosts have put into a store elsewhere counts: the folder has its name, then, and
+        `stored_generation` its content. Hold the lock of the artifact.
         """
         taken = self._manifests.numbers(request.station, request.fingerprint)
         return generations.newest_generation(
-            self._here / "inprogress",
+            self._here / generations.FOLDER,
             request,
             next_manifest=max(taken, default=0) + 1,
             fresh=fresh,
+            stored=self._stored(request),
         )
+
+    def stored_generation(self, request: Request, generation: Path) -> str:
+        """Where in the store a local in-progress folder is copied to, for other hosts."""
+        return f"{generations.StoredGenerations(self.files, request).folder}/{generation.name}"
+
+    def _stored(self, request: Request) -> generations.StoredGenerations | None:
+        return generations.StoredGenerations(self.files, request) if self.is_elsewhere else None
 
     def discard_generations(self, request: Request) -> None:
         """Remove the in-progress folders of `request`, after publishing."""
-        generations.sweep_discarded(self._here / "inprogress")
-        generations.discard_generations(self._here / "inprogress", request)
+        inprogress = self._here / generations.FOLDER
+        generations.sweep_discarded(inprogress)
+        stored = self._stored(request)
+        try:
+            if stored is not None:
+                stored.remove()
+        except StoreUnavailableError as error:
+            # The folder here stays for the next run to see that there is something to remove.
+            log.warning("%s", error)
+        else:
+            generations.discard_generations(inprogress, request)
 
     def clear_leftovers(self, request: Request) -> None:
         """Remove what killed runs left of a published artifact, unless it is being made right now.
 
         Uploads to a store that is not a local folder stay: another host may be at work on them.
         """
-        generation = self._here / "inprogress" / request.station / request.fingerprint
-        is_local = self.files.local_path("") is not None
+        generation = self._here / generations.FOLDER / request.station / request.fingerprint
         unnamed = partial(unnamed_paths, self.files, self._manifests, request)
-        if not generation.exists() and not (is_local and unnamed()):
+        if not generation.exists() and (self.is_elsewhere or not unnamed()):
             return
         # Nobody waits for tidiness, and a store that cannot be written can still be read.
         with (
             suppress(StationBusyError, StoreUnavailableError),
-            self.lock(request.station, request.fingerprint),
+            self._held(request.station, request.fingerprint, wait=False, watch=False),
         ):
-            for path in unnamed() if is_local else []:
+            for path in unnamed() if not self.is_elsewhere else []:
                 log.info("removing %s, which a killed run left", path)
                 self.files.remove(path)
             self.discard_generations(request)
@@ -267,17 +354,24 @@ class ArtifactStore:
         A store that ignores conditional writes is said in a log line.
         """
         self.files.prepare(min_free_bytes)
-        if self.files.local_path("") is None:
+        if self.is_elsewhere:
             LocalFiles(str(self._here)).prepare(min_free_bytes)
 
-    def verify(self, ref: ArtifactRef | None = None) -> _Damages:
+    def verify(
+        self,
+        ref: ArtifactRef | None = None,
+        *,
+        verified: Callable[[int], None] = lambda _: None,
+    ) -> _Damages:
         """Hash every file of one artifact, or of the whole store with its records; trust no stamp.
 
-        Returns what is damaged: manifests (superseded ones too), files, aliases, run records.
+        Returns what is damaged: manifests (superseded ones too), files, aliases, run records. Of
+        the whole store `verified` is told how many bytes were read, artifact by artifact.
         """
         if ref is not None:
             return self._verifier.artifact(ref)
-        return [*self._verifier.everything(), *self._verifier.records(self._aliases, self._runs)]
+        damages = self._verifier.everything(verified)
+        return [*damages, *self._verifier.records(self._aliases, self._runs)]
 
     def list(self, station: str | None = None) -> _Refs:
         """The newest valid manifest of every artifact, oldest first; files are not read."""

@@ -4,6 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from nanochat_core.artifacts.outages import reason_of
 from nanochat_core.errors import DamagedFileError, StoreUnavailableError
 
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -26,7 +27,7 @@ def writing(what: str) -> Iterator[None]:
         if getattr(error, "errno", None) in _DISK_IS_FULL:
             remedy = "Free some space there, then run again; finished work is kept."
         raise StoreUnavailableError(
-            f"Could not write {what}: {_reason(error)}. {remedy}"
+            f"Could not write {what}: {reason_of(error)}. {remedy}"
         ) from error
 
 
@@ -44,17 +45,12 @@ def reading(what: str) -> Iterator[None]:
             raise
         is_gone = isinstance(error, FileNotFoundError)
         if is_gone or getattr(error, "errno", None) in _BYTES_ARE_GONE:
-            raise DamagedFileError(f"{what} is damaged: {_reason(error)}.") from error
+            raise DamagedFileError(f"{what} is damaged: {reason_of(error)}.") from error
         raise StoreUnavailableError(
-            f"Could not read {what}: {_reason(error)}. "
+            f"Could not read {what}: {reason_of(error)}. "
             "Check that the store is reachable and readable, then run again."
         ) from error
 
 
 def _is_of_disk_or_network(error: Exception) -> bool:
     return isinstance(error, OSError) or type(error).__module__.startswith(_NETWORK_MODULES)
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return str(reason).rstrip(".")
