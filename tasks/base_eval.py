@@ -2,7 +2,6 @@
 
 from nanochat_core.config.job import StageOutput
 from tasks.stage import LOST_JOB_RETRIES, StageWork, stage
-from tasks.torchrun import run_job
 
 CODE_VERSION = 1
 
@@ -10,4 +9,4 @@ CODE_VERSION = 1
 @stage("base_eval", code_version=CODE_VERSION, retries=LOST_JOB_RETRIES)
 def base_eval(work: StageWork) -> StageOutput:
     """Measure the base model on held-out text and tasks."""
-    return run_job("nanochat_core.jobs.base_eval", work.job_spec(), report=work.report)
+    return work.run_job("nanochat_core.jobs.base_eval")

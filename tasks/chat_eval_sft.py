@@ -2,7 +2,6 @@
 
 from nanochat_core.config.job import StageOutput
 from tasks.stage import LOST_JOB_RETRIES, StageWork, stage
-from tasks.torchrun import run_job
 
 CODE_VERSION = 2
 
@@ -10,4 +9,4 @@ CODE_VERSION = 2
 @stage("chat_eval_sft", code_version=CODE_VERSION, retries=LOST_JOB_RETRIES)
 def chat_eval_sft(work: StageWork) -> StageOutput:
     """Measure the fine-tuned model."""
-    return run_job("nanochat_core.jobs.chat_eval", work.job_spec(), report=work.report)
+    return work.run_job("nanochat_core.jobs.chat_eval")

@@ -42,6 +42,9 @@ class Listener:
     def ended(self, record: StageRecord) -> None:
         """A station was left, however it went."""
 
+    def concluded(self, line: str) -> None:
+        """Something is to be said of the whole run, once it is over."""
+
 
 _LISTENER: ContextVar[Listener | None] = ContextVar("nanochat_listener", default=None)
 

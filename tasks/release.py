@@ -10,6 +10,7 @@ from prefect.states import Completed
 
 from nanochat_core.artifacts.types import ArtifactRef
 from tasks.listening import StageRecord, StageState
+from tasks.reporting import publish_model
 from tasks.stage import Run
 
 STATION = "release"
@@ -38,6 +39,8 @@ def release(run: Run, preset: str, model: ArtifactRef) -> ArtifactRef:
 def _move_aliases(run: Run, names: tuple[str, ...], model: ArtifactRef) -> State[Any]:
     """Move the aliases; the state is Cached when they already stood right."""
     moved = [name for name in names if run.store.set_alias(name, model)]
+    folder = run.store.files.local_path("")
+    publish_model(model, run.store.url if folder is None else str(folder.absolute()), names)
     if not moved:
         message = f"{', '.join(names)} already name {model.short}"
         return Completed(name="Cached", message=message, data=model)

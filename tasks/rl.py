@@ -3,7 +3,6 @@
 from nanochat_core.config.job import StageOutput
 from tasks.kernel_cache import shared_kernels
 from tasks.stage import LOST_JOB_RETRIES, StageWork, stage
-from tasks.torchrun import run_job
 
 CODE_VERSION = 1
 
@@ -12,4 +11,4 @@ CODE_VERSION = 1
 def rl(work: StageWork) -> StageOutput:
     """Let the chat model learn from its own replies; a lost job goes on from its checkpoint."""
     with shared_kernels(work.call.run.store, work.execution, work.report.log):
-        return run_job("nanochat_core.jobs.rl", work.job_spec(), report=work.report)
+        return work.run_job("nanochat_core.jobs.rl")

@@ -3,7 +3,6 @@
 from nanochat_core.config.job import StageOutput
 from tasks.kernel_cache import shared_kernels
 from tasks.stage import LOST_JOB_RETRIES, StageWork, stage
-from tasks.torchrun import run_job
 
 CODE_VERSION = 2
 
@@ -12,4 +11,4 @@ CODE_VERSION = 2
 def sft(work: StageWork) -> StageOutput:
     """Teach the base model to converse; a lost job goes on from its last checkpoint."""
     with shared_kernels(work.call.run.store, work.execution, work.report.log):
-        return run_job("nanochat_core.jobs.sft", work.job_spec(), report=work.report)
+        return work.run_job("nanochat_core.jobs.sft")

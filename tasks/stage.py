@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,6 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
+from nanochat_core.artifacts.leases import Lease
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import ArtifactRef, Manifest, Request
 from nanochat_core.config.base import Recipe
@@ -27,8 +28,12 @@ from nanochat_core.config.execution import Execution
 from nanochat_core.config.job import JobSpec, StageOutput
 from nanochat_core.errors import JobLostError, StoreUnavailableError
 from nanochat_core.logs import Progress
+from tasks.cancelling import CancelWatch
+from tasks.checkpoint_sync import CheckpointSync
 from tasks.listening import Listener, StageRecord, StageState, describe_metrics
 from tasks.reporting import ProgressBar, publish_report, stage_markdown
+from tasks.stored_work import StoredWork
+from tasks.torchrun import run_job
 
 LOST_JOB_RETRIES = 2
 _OUTPUT = "output-"
@@ -56,6 +61,14 @@ class Run:
         self.records: dict[str, StageRecord] = {}
 
 
+Slot = Callable[[Execution], AbstractContextManager[None]]
+"""Around the work of a stage: what it has to wait for, as for a GPU that others use, too."""
+
+
+def _no_slot(_execution: Execution) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 class StageCall:
     """One stage of one run: what is asked for, and how it went so far."""
 
@@ -66,13 +79,19 @@ class StageCall:
         self.attempts = 0
         self.state: StageState = "made"
         self.source_paths: tuple[str, ...] = ()
+        self.slot: Slot = _no_slot
 
 
 class StageWork:
     """What the function of a station gets: its recipe, its inputs and the folders to write to."""
 
     def __init__(
-        self, station: str, call: StageCall, folder: Path, input_refs: Mapping[str, ArtifactRef]
+        self,
+        station: str,
+        call: StageCall,
+        folder: Path,
+        input_refs: Mapping[str, ArtifactRef],
+        lease: Lease,
     ) -> None:
         self.station, self.call, self.input_refs = station, call, dict(input_refs)
         self.inputs: Mapping[str, Path] = InputFolders(call.run.store, self.input_refs)
@@ -81,7 +100,8 @@ class StageWork:
         self.work = folder / "work"
         # A name of its own: processes of a killed run may still be writing into the last one.
         self.output = folder / f"{_OUTPUT}{uuid4().hex[:8]}"
-        self.report = StageReport(station, call.run.listener)
+        self.lease = lease
+        self.report = StageReport(station, call.run.listener, lease)
 
     @property
     def progress(self) -> Progress:
@@ -98,6 +118,16 @@ class StageWork:
             work_folder=str(self.work),
             output_folder=str(self.output),
         )
+
+    def run_job(self, module: str) -> StageOutput:
+        """Run a torchrun job; it saves and ends on a cancel, or when another host took over."""
+        cancelled = CancelWatch()
+
+        def watch() -> None:
+            self.lease.check()
+            cancelled()
+
+        return run_job(module, self.job_spec(), report=self.report, watch=watch)
 
 
 class InputFolders(Mapping[str, Path]):
@@ -122,13 +152,14 @@ class InputFolders(Mapping[str, Path]):
 class StageReport:
     """Tells the listener and Prefect about the progress of one stage."""
 
-    def __init__(self, station: str, listener: Listener) -> None:
-        self.station, self.listener = station, listener
+    def __init__(self, station: str, listener: Listener, lease: Lease) -> None:
+        self.station, self.listener, self.lease = station, listener, lease
         self._bar = ProgressBar(station)
         self._logger = get_run_logger()
 
     def progress(self, done: int, total: int, unit: str, message: str) -> None:
-        """Pass on that `done` of `total` units are done."""
+        """Pass on that `done` of `total` units are done; ends work that lost its lease."""
+        self.lease.check()
         self.listener.progressed(self.station, done, total, unit, message)
         self._bar.update(done, total, unit, message)
 
@@ -148,6 +179,15 @@ class _PassedOnProgress(Progress):
         if now - self._last_write >= self.min_seconds or done >= self.total:
             self._last_write = now
             self._report.progress(done, self.total, self.unit, message)
+
+
+def checkpoint_sync(work: StageWork, request: Request, folder: Path) -> CheckpointSync | None:
+    """Keeps the checkpoints in a store elsewhere; None for a folder, in which they are made."""
+    store = work.call.run.store
+    if not store.is_elsewhere:
+        return None
+    place = f"{store.stored_generation(request, folder)}/{work.work.name}"
+    return CheckpointSync(StoredWork(store.files, place, work.work, work.lease), work.report.log)
 
 
 MakeFunction = Callable[[StageWork], StageOutput]
@@ -229,12 +269,12 @@ class Stage:
         if not call.force and (hit := store.lookup(request)):
             store.clear_leftovers(request)
             return self._cached(call, hit, start)
-        with store.lock(self.station, request.fingerprint, wait=call.run.wait):
+        with store.lock(self.station, request.fingerprint, wait=call.run.wait) as lease:
             # Whoever held the lock may have made it meanwhile.
-            if not call.force and (hit := store.lookup(request)):
+            if not call.force and (hit := store.lookup_here(request)):
                 return self._cached(call, hit, start)
             with disk_errors_told(store):
-                ref = self._made(call, request, inputs)
+                ref = self._made(call, request, inputs, lease)
         store.clear_leftovers(request)
         self._report(call, ref, start)
         numbers = describe_metrics(store.manifest(ref).metrics)
@@ -248,13 +288,19 @@ class Stage:
         return Completed(name="Cached", message=message, data=ref)
 
     def _made(
-        self, call: StageCall, request: Request, inputs: Mapping[str, ArtifactRef]
+        self,
+        call: StageCall,
+        request: Request,
+        inputs: Mapping[str, ArtifactRef],
+        lease: Lease,
     ) -> ArtifactRef:
         start = time.monotonic()
         store = call.run.store
-        # Only the first attempt of a forced stage starts afresh: a retry resumes its own work.
-        folder = store.generation(request, fresh=call.force and call.attempts == 1)
-        work = StageWork(self.station, call, folder, inputs)
+        folder = store.generation(request, fresh=self._starts_afresh(call, request))
+        work = StageWork(self.station, call, folder, inputs, lease)
+        sync = checkpoint_sync(work, request, folder)
+        if sync is not None:
+            sync.fetch()
         if work.work.exists() and any(work.work.iterdir()):
             call.state = "resumed"
         work.work.mkdir(parents=True, exist_ok=True)
@@ -262,7 +308,9 @@ class Stage:
         for left in folder.glob(f"{_OUTPUT}*"):
             shutil.rmtree(left, ignore_errors=True)
         work.output.mkdir()
-        output = self._make(work)
+        with call.slot(call.execution), nullcontext() if sync is None else sync.running():
+            output = self._make(work)
+        lease.confirm()
         provenance = {
             **call.run.provenance,
             "execution": call.execution.model_dump(mode="json"),
@@ -280,6 +328,15 @@ class Stage:
         )
         store.discard_generations(request)
         return ref
+
+    def _starts_afresh(self, call: StageCall, request: Request) -> bool:
+        """Whether a forced stage leaves alone what is in progress.
+
+        A retry resumes its own work. So does another run after an interrupted one: beside a sound
+        artifact only a forced run has anything in progress.
+        """
+        is_first = call.force and call.attempts == 1
+        return is_first and call.run.store.lookup_here(request) is None
 
     def _report(self, call: StageCall, ref: ArtifactRef, start: float) -> None:
         record = StageRecord(

@@ -66,6 +66,9 @@ _NCCL_LOST_A_RANK = re.compile(_NCCL_LOST)
 _LOST_RANK = re.compile(rf"{_NCCL_LOST}|Rendezvous(Timeout|Connection|Closed)Error")
 
 
+Watch = Callable[[], None]
+
+
 class Report(Protocol):
     """Who is told how a job is doing."""
 
@@ -128,10 +131,13 @@ class Follower:
         )
 
 
-def run_job(module: str, spec: JobSpec, *, report: Report) -> StageOutput:
+def run_job(
+    module: str, spec: JobSpec, *, report: Report, watch: Watch = lambda: None
+) -> StageOutput:
     """Run `module` as torchrun ranks until it has written its outputs.
 
     On several machines this is the first one, and `nanochat join` runs the ranks of the others.
+    `watch` is called again and again meanwhile; what it raises stops the job, which saves first.
     Raises the error that the job wrote down, JobStoppedError when it was stopped, JobLostError
     (worth another try) when it ended otherwise.
     """
@@ -145,7 +151,7 @@ def run_job(module: str, spec: JobSpec, *, report: Report) -> StageOutput:
         report.log(logging.WARNING, f"on {others} more machine(s), run: nanochat join {job_file}")
     command = [*torchrun_command(spec), "-m", module, str(job_file)]
     launch = partial(announced, spec, module, partial(report.log, logging.WARNING))
-    return run_supervised(command, spec, report=report, launch=launch)
+    return run_supervised(command, spec, report=report, launch=launch, watch=watch)
 
 
 def torchrun_command(
@@ -188,6 +194,7 @@ def run_supervised(
     *,
     report: Report,
     launch: Callable[[], AbstractContextManager[None]] = nullcontext,
+    watch: Watch = lambda: None,
 ) -> StageOutput:
     """Run a command line that obeys the contract of jobs; returns what it wrote as its outputs.
 
@@ -197,7 +204,7 @@ def run_supervised(
     for relaunches in range(MEMORY_RELAUNCHES + 1):
         try:
             with launch():
-                return _run_once(command, spec, report)
+                return _run_once(command, spec, report, watch)
         except errors.DeviceMemoryError as error:
             if relaunches == MEMORY_RELAUNCHES:
                 raise
@@ -205,7 +212,7 @@ def run_supervised(
     raise AssertionError("the last relaunch returns or raises")
 
 
-def _run_once(command: Sequence[str], spec: JobSpec, report: Report) -> StageOutput:
+def _run_once(command: Sequence[str], spec: JobSpec, report: Report, watch: Watch) -> StageOutput:
     work, mark = Path(spec.work_folder), mark_of(spec)
     end_leftovers(mark, spec, report)
     for name in (ERROR_FILE, PROGRESS_FILE):
@@ -216,6 +223,7 @@ def _run_once(command: Sequence[str], spec: JobSpec, report: Report) -> StageOut
         def look() -> None:
             follower.look()
             sink.look()
+            watch()
 
         exit_code = supervised(command, spec, report, log=work / LOG_FILE, mark=mark, look=look)
     follower.look()

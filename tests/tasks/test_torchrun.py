@@ -22,6 +22,7 @@ from nanochat_core.errors import (
     JobError,
     JobLostError,
     JobStoppedError,
+    LeaseLostError,
     RanksLostError,
     StoreUnavailableError,
 )
@@ -114,6 +115,31 @@ def test_a_written_error_of_no_known_class_is_still_an_error(tmp_path: Path) -> 
 def test_an_error_file_of_an_earlier_attempt_is_forgotten(spec: JobSpec) -> None:
     Path(spec.work_folder, "error.json").write_text('{"type": "ConfigError", "message": "old"}')
     assert run(spec, FINISH)[0].files
+
+
+SAVES_WHEN_STOPPED = """
+import pathlib, signal, sys, time
+def save(*_):
+    pathlib.Path("saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path("ready").touch()
+time.sleep(60)
+"""
+
+
+def test_a_watch_that_raises_stops_the_job_which_saves(spec: JobSpec) -> None:
+    work = Path(spec.work_folder)
+
+    def watch() -> None:
+        if (work / "ready").exists():
+            raise LeaseLostError("another host goes on")
+
+    command = [sys.executable, "-c", SAVES_WHEN_STOPPED]
+    with pytest.raises(LeaseLostError, match="another host goes on"):
+        run_supervised(command, spec, report=Heard(), watch=watch)
+    assert (work / "saved").exists()
+    assert supervise.marked_processes(str(work.resolve())) == []
 
 
 @pytest.mark.parametrize("script", ["print('so sad'); raise SystemExit(1)", "print('so sad')"])
