@@ -25,11 +25,17 @@ def list_artifacts(
         str, typer.Argument(metavar="STATION", show_default=False, help="of this station only")
     ] = "",
     store: StoreOption = "default",
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=0, help="the newest N only; 0 lists all")
+    ] = 50,
 ) -> None:
-    """List what is published: reference, size, date, key numbers, names."""
+    """List what is published, the newest last.
+
+    With each its reference, size, date, names and key numbers.
+    """
     from flows.looking import artifact_lines, open_store
 
-    for line in artifact_lines(open_store(store, _environ()), station):
+    for line in artifact_lines(open_store(store, _environ()), station, limit):
         typer.echo(line)
 
 
@@ -40,12 +46,17 @@ def show_artifact(
     store: StoreOption = "default",
     as_json: Annotated[bool, typer.Option("--json", help="the whole manifest as JSON")] = False,
 ) -> None:
-    """Show what one artifact is, what it was made from, and its files."""
+    """Show what one artifact is, its files, and what it was made from, down to the shards."""
+    from flows.lineage import lineage_lines
     from flows.looking import artifact_page, open_store
 
     opened = open_store(store, _environ())
     manifest = opened.manifest(opened.resolve(name))
-    typer.echo(manifest.model_dump_json(indent=1) if as_json else artifact_page(manifest))
+    if as_json:
+        typer.echo(manifest.model_dump_json(indent=1))
+        return
+    for line in (artifact_page(manifest), "", "lineage:", *lineage_lines(opened, manifest)):
+        typer.echo(line)
 
 
 def verify_artifacts(
@@ -57,8 +68,12 @@ def verify_artifacts(
     ] = "",
     store: StoreOption = "default",
 ) -> None:
-    """Hash every file again; the exit code is 1 when anything is damaged."""
+    """Hash every file again, and say what is damaged.
+
+    The exit code is 1 when anything is that was not made anew since.
+    """
     from flows.looking import open_store, verify_lines
+    from nanochat_core.artifacts.newest import newest_manifests
 
     opened = open_store(store, _environ())
     lines, num_damaged = verify_lines(opened, name)
@@ -69,7 +84,7 @@ def verify_artifacts(
             f"{num_damaged} damaged; run the line again: artifacts and aliases are made anew "
             "(the record of a past run is not; remove its file)"
         )
-    if not opened.list():
+    if not newest_manifests(opened, limit=1):
         typer.echo(f"{opened.url} holds no artifact yet; make one with: nanochat run demo")
     else:
         typer.echo(
@@ -85,7 +100,10 @@ COMMANDS: tuple[tuple[str, Callable[..., Any], tuple[str, ...]], ...] = (
     (
         "ls",
         list_artifacts,
-        ("nanochat artifacts ls", "nanochat artifacts ls sft --store s3://bucket/nano"),
+        (
+            "nanochat artifacts ls",
+            "nanochat artifacts ls sft --limit 5 --store s3://bucket/nano",
+        ),
     ),
     (
         "show",

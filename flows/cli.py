@@ -20,17 +20,21 @@ from flows.doctor_command import EPILOG_LINES as DOCTOR_EXAMPLES
 from flows.doctor_command import doctor
 from flows.join_command import EPILOG_LINES as JOIN_EXAMPLES
 from flows.join_command import join
+from flows.plan_command import EPILOG_LINES as PLAN_EXAMPLES
+from flows.plan_command import plan
 from flows.run_options import takes_run_options
 from flows.serve_command import serve
+from flows.store_commands import COMMANDS as STORE_COMMANDS
 from flows.verify_resume_command import EPILOG_LINES as VERIFY_EXAMPLES
 from flows.verify_resume_command import verify_resume
+from flows.why_command import COMMANDS as WHY_COMMANDS
 from nanochat_core.errors import ConfigError, NanochatError, UnknownNameError
 from tasks.process_environment import process_environment
 
 EXIT_ERROR, EXIT_CONFIG, EXIT_INTERRUPTED, EXIT_TERMINATED = 1, 2, 130, 143
 STOPPED = (
     "Stopped. What was finished is kept, and a stage under way continues from its last "
-    "checkpoint: run the same command again (a forced stage starts again)."
+    "checkpoint: run the same command again (a forced one that replaces nothing starts again)."
 )
 
 
@@ -44,6 +48,7 @@ BENCHMARKS = ("train",)
 app = typer.Typer(
     help="Text to a chat model that answers, cached and resumable.",
     epilog=examples(
+        "nanochat plan demo         what a run would take, and what is there already",
         "nanochat run demo          make a model, in minutes on two CPU cores",
         "nanochat chat              talk to it",
         "nanochat serve             a chat page, and the OpenAI API",
@@ -55,10 +60,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 artifacts_app = typer.Typer(
-    help="Look into the artifact store.",
+    help="Look into the artifact store, tidy it, and copy between stores.",
     epilog=examples(
         "nanochat artifacts ls sft       the chat models that were made",
         "nanochat artifacts show latest  everything that is recorded of one",
+        "nanochat artifacts why sft      why the next run would make it, or would not",
+        "nanochat artifacts diff last~1 last             where two runs part",
+        "nanochat artifacts push latest s3://bucket/nano copy it with its lineage",
+        "nanochat artifacts gc --dry-run what could be removed, and why",
         "nanochat artifacts verify       hash every file again",
     ),
     no_args_is_help=True,
@@ -155,8 +164,9 @@ def _run_line(parameters: Any) -> None:
     typer.echo("starting Prefect, which takes some seconds")
     from flows.running import run_watched
 
-    records = run_watched(parameters, resolved.stations, server, sys.stdout)
-    for line in closing_lines(store, records, _chat_command(parameters.store)):
+    view = run_watched(parameters, resolved.stations, server, sys.stdout)
+    chat_command = _chat_command(parameters.store)
+    for line in [*view.conclusions, *closing_lines(store, view.records, chat_command)]:
         typer.echo(line)
 
 
@@ -213,6 +223,7 @@ app.command(
 )(told(serve))
 
 
+app.command(epilog=examples(*PLAN_EXAMPLES))(told(plan))
 app.command(epilog=examples(*BOOTSTRAP_EXAMPLES))(told(bootstrap))
 app.command(epilog=examples(*DOCTOR_EXAMPLES))(told(doctor))
 app.command(epilog=examples(*JOIN_EXAMPLES))(join)
@@ -241,7 +252,7 @@ def bench(
     os.execve(sys.executable, command, process_environment(_environ()))
 
 
-for _name, _command, _lines in ARTIFACT_COMMANDS:
+for _name, _command, _lines in (*ARTIFACT_COMMANDS, *WHY_COMMANDS, *STORE_COMMANDS):
     artifacts_app.command(_name, epilog=examples(*_lines))(told(_command))
 
 

@@ -16,6 +16,7 @@ from prefect.states import Cancelling
 from flows.stage_run import FLOW, StageAsked
 from nanochat_core.artifacts.types import ArtifactRef, Request
 from nanochat_core.errors import ConfigError, JobError, JobLostError, JobStoppedError
+from tasks.cancelling import CancelWatch
 from tasks.listening import StageRecord
 from tasks.stage import LOST_JOB_RETRIES, Run
 
@@ -76,7 +77,9 @@ def _run_there(asked: StageAsked, pool: str) -> State[Any]:
         if started.parent_task_run_id is not None:
             # What stands for it on the page of this run, among the stages that are made here.
             client.set_task_run_name(started.parent_task_run_id, asked.station)
+        cancelled = CancelWatch()
         while True:
+            cancelled()
             state = client.read_flow_run(started.id).state
             if state is not None and state.is_final():
                 return state

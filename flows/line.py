@@ -15,8 +15,10 @@ from prefect import get_run_logger
 
 from flows.benchmark_sets import reads_files
 from flows.elsewhere import make_elsewhere
+from flows.forecast.machine import cpu_model
 from flows.gpu_slot import gpu_slot
 from flows.parameters import ResolvedRun, RunParameters, resolve
+from flows.predicted import comparison_line, comparison_page, predicted
 from flows.presets import JOB_STATIONS
 from flows.stage_run import StageAsked, open_run_store
 from nanochat_core.artifacts.types import ArtifactRef
@@ -65,6 +67,7 @@ class Line:
                 "packages": packages(),
             },
         )
+        self.forecast = predicted(self.resolved, store)
         self._start = time.monotonic()
         for warning in self.resolved.warnings:
             get_run_logger().warning(warning)
@@ -147,7 +150,13 @@ class Line:
                 raise
             # What went wrong first is what matters.
             get_run_logger().warning("the run record was not saved: %s", trouble)
-        publish_run_report(self.run_id, self.run.records.values())
+        publish_run_report(
+            self.run_id,
+            self.run.records.values(),
+            more=comparison_page(self.forecast, self.run.records),
+        )
+        if error is None and (line := comparison_line(self.forecast, self.run.records)):
+            self.run.listener.concluded(line)
 
     def record(
         self, kind: type[BaseException] | None = None, error: BaseException | None = None
@@ -161,6 +170,7 @@ class Line:
             "stations": {
                 name: record.model_dump(mode="json") for name, record in self.run.records.items()
             },
+            "forecast": self.forecast and self.forecast.model_dump(mode="json"),
             **self.run.provenance,
         }
 
@@ -170,6 +180,7 @@ def hardware() -> dict[str, Any]:
     return {
         "platform": platform.platform(),
         "machine": platform.machine(),
+        "cpu": cpu_model(),
         "cpus": os.cpu_count(),
         "python": sys.version.split()[0],
     }

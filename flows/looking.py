@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.counted import counted
 from flows.numbers import duration, key_numbers, size
 from flows.overrides import one_of
 from flows.presets import STATIONS
+from nanochat_core.artifacts.listing import listed
 from nanochat_core.artifacts.location import default_store_url
+from nanochat_core.artifacts.newest import newest_manifests
 from nanochat_core.artifacts.store import ArtifactStore
-from nanochat_core.artifacts.types import Manifest
+from nanochat_core.artifacts.types import RESERVED_NAMES, Manifest
 from nanochat_core.errors import ArtifactNotFoundError
 from nanochat_core.inference.finding import ModelFinder
 from tasks.kernel_cache import STATION as KERNELS
@@ -39,16 +42,21 @@ def resolve_model(
     return found.model, found.tokenizer
 
 
-def artifact_lines(store: ArtifactStore, station: str = "") -> list[str]:
-    """A table with one line an artifact; UnknownNameError for a station that there is not."""
+def artifact_lines(store: ArtifactStore, station: str = "", limit: int = 0) -> list[str]:
+    """A table with one line an artifact, the newest `limit` (0: all), the newest last.
+
+    UnknownNameError for a station that there is not.
+    """
     if station:
         one_of("station", station, (*STATIONS, KERNELS))
     names: dict[str, list[str]] = {}
     for alias, ref in store.aliases().items():
         names.setdefault(ref.short, []).append(alias)
     rows = [("artifact", "size", "made (UTC)", "names", "key numbers")]
-    for ref in store.list(station or None):
-        manifest = store.manifest(ref)
+    # One more than is shown tells whether there are more.
+    found = newest_manifests(store, station, limit + 1 if limit else 0)
+    for manifest in found[-limit:]:
+        ref = manifest.ref
         aliases = ", ".join(names.get(ref.short, []))
         made = manifest.created[:16].replace("T", " ")
         numbers = key_numbers(ref.station, manifest.metrics)
@@ -56,7 +64,20 @@ def artifact_lines(store: ArtifactStore, station: str = "") -> list[str]:
     if len(rows) == 1:
         what = f"artifact of {station}" if station else "artifact"
         return [f"{store.url} holds no {what} yet; make one with: nanochat run demo"]
-    return table(rows, right_aligned=(1,))
+    lines = table(rows, right_aligned=(1,))
+    if limit and len(found) > limit:
+        lines.append(f"the newest {limit} are listed; all of them: --limit 0")
+    return lines
+
+
+def alias_lines(store: ArtifactStore) -> list[str]:
+    """A table of all aliases; damaged ones are said in the log."""
+    aliases = store.aliases()
+    if not aliases:
+        return [f"{store.url} has no alias yet; set one with: nanochat artifacts alias NAME REF"]
+    rows = [("alias", "artifact")]
+    rows += [(name, f"{ref.station}/{ref.fingerprint[:16]}") for name, ref in aliases.items()]
+    return table(rows)
 
 
 def table(rows: Sequence[Sequence[str]], right_aligned: Sequence[int] = ()) -> list[str]:
@@ -117,7 +138,12 @@ def verify_lines(store: ArtifactStore, name: str = "") -> tuple[list[str], int]:
 
     Those that were made anew since then do not.
     """
-    damages = store.verify(store.resolve(name) if name else None)
+    if name:
+        damages = store.verify(store.resolve(name))
+    else:
+        total = sum(file.bytes for file in listed(store.files, "", but=RESERVED_NAMES))
+        with counted("verified", total) as verified:
+            damages = store.verify(verified=verified)
     lines = [
         f"{damage.path}: {damage.reason}{'; made anew since' if damage.repaired else ''}"
         for damage in damages

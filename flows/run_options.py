@@ -111,7 +111,7 @@ OPTIONS: Options = {
 
 
 def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options of a run before its own; it gets them as `parameters`.
+    """A command with the options of a run among its own; it gets them as `parameters`.
 
     They are RunParameters, checked as far as that needs no look at the source.
     """
@@ -127,8 +127,12 @@ def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
         for name, (kind, default) in OPTIONS.items()
     ]
     rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    # PRESET stands for itself in most cases: what has to be given comes before it.
+    needed = [p for p in rest if p.default is p.empty]
+    optional = [p for p in rest if p not in needed]
+    signature = inspect.Signature([*needed, *first, *optional])
     # typer reads the signature; what functools.wraps has copied would contradict it.
-    wrapped.__signature__ = inspect.Signature([*first, *rest])  # type: ignore[attr-defined]
+    wrapped.__signature__ = signature  # type: ignore[attr-defined]
     wrapped.__annotations__ = {}
     return wrapped
 

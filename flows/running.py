@@ -12,7 +12,10 @@ from flows.parameters import RunParameters
 from flows.speedrun import speedrun
 from flows.terminal import ShowWarnings, View, make_view
 from nanochat_core.artifacts.types import ArtifactRef
-from tasks.listening import StageRecord, listening
+from tasks.listening import listening
+
+HEARTBEAT_SECONDS = 30
+"""A third of what the watch of `nanochat bootstrap` waits."""
 
 
 def run_watched(
@@ -20,19 +23,18 @@ def run_watched(
     stations: tuple[str, ...],
     server: LocalServer | None,
     output: TextIO,
-) -> dict[str, StageRecord]:
-    """Run the line and show it; returns how each stage went."""
+) -> View:
+    """Run the line and show it; the view knows how each stage went, and what is said at the end."""
     with make_view(output) as view, _warnings_shown(view), listening(view):
         view.planned(stations)
         if server is not None:
             server.wait()
-        if server is None:
+        # They tell a lasting server of a dead run (`nanochat bootstrap` sets the watch), and cost a
+        # second at every end.
+        heartbeat = HEARTBEAT_SECONDS if server is None else None
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: heartbeat}):
             run_line(parameters)
-        else:
-            # Heartbeats tell a lasting server of a dead run, and cost a second at every end.
-            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-                run_line(parameters)
-        return view.records
+        return view
 
 
 def run_line(parameters: RunParameters) -> ArtifactRef | None:

@@ -25,6 +25,7 @@ from flows.serve_command import served_name, server_command
 from nanochat_core import supervise
 from nanochat_core.errors import JobLostError, NanochatError
 from nanochat_core.inference.by_hand import by_hand_base
+from tasks.cancelling import CancelWatch
 from tasks.torchrun import LogTail, last_lines
 
 GRACE_SECONDS = 5.0
@@ -42,7 +43,15 @@ def serve(
     port: int = 8000,
     device: str = "auto",
 ) -> None:
-    """Serve a model until the flow is cancelled; its page is linked from the flow run."""
+    """Serve a model until the flow is cancelled; its page is linked from the flow run.
+
+    Args:
+        model: alias, station/fingerprint, or tag as d4
+        store: folder or fsspec URL of the artifact store
+        host: address to listen on; 0.0.0.0 lets other machines in, without a key
+        port: 0 takes a free one
+        device: auto takes cuda, then mps, then cpu
+    """
     environ = dict(os.environ)  # noqa: TID251  an entry: read here, passed down as values
     found = resolve_model(open_store(store, environ), model, by_hand_base(environ))
     command = server_command(found, served_name(model), host=host, port=port, device=device)
@@ -77,9 +86,10 @@ def running_server(
 
 
 def _follow(process: subprocess.Popen[bytes], log: Path, model: str) -> None:
-    logger, tail = get_run_logger(), LogTail(log)
+    logger, tail, cancelled = get_run_logger(), LogTail(log), CancelWatch()
     is_running = True
     while is_running:
+        cancelled()
         # Asked before the last look, which then sees every line.
         is_running = process.poll() is None
         for line in tail.new_lines():

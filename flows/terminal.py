@@ -78,6 +78,7 @@ class PlainView(Listener):
         self._stages: dict[str, StageView] = {}
         self._last_line = 0.0
         self.records: dict[str, StageRecord] = {}
+        self.conclusions: list[str] = []
 
     def __enter__(self) -> "PlainView":
         return self
@@ -121,6 +122,10 @@ class PlainView(Listener):
         line = f"{record.station:<14} {record.state} in {duration(record.seconds)}"
         self.say(f"{line}  {summary(record)}".rstrip())
 
+    def concluded(self, line: str) -> None:
+        """Keep it for the end."""
+        self.conclusions.append(line)
+
 
 class LiveView(Listener):
     """A table of all stages that is drawn again a few times a second."""
@@ -130,6 +135,7 @@ class LiveView(Listener):
         self._stages: dict[str, StageView] = {}
         self._live = Live(get_renderable=self.table, console=console, refresh_per_second=4)
         self.records: dict[str, StageRecord] = {}
+        self.conclusions: list[str] = []
 
     def __enter__(self) -> "LiveView":
         self._live.start()
@@ -166,6 +172,10 @@ class LiveView(Listener):
         stage = self._stages[record.station]
         stage.state, stage.seconds = record.state, record.seconds
         stage.note = summary(record)
+
+    def concluded(self, line: str) -> None:
+        """Keep it for the end."""
+        self.conclusions.append(line)
 
     def table(self) -> Group:
         """The table as it stands now."""

@@ -1,0 +1,41 @@
+"""From the options of `nanochat plan` to a forecast."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.forecast.benched import read_bench
+from flows.forecast.forecasting import forecast
+from flows.forecast.machine import machine_here, machine_named
+from flows.forecast.types import Forecast
+from flows.parameters import RunParameters, resolve
+from nanochat_core.artifacts.store import ArtifactStore
+
+
+@dataclass(frozen=True)
+class Question:
+    """A run, and for whom it is to be forecast."""
+
+    parameters: RunParameters
+    price_per_hour: float | None = None
+    on: str = ""
+    """A GPU by name; '' for this machine."""
+    bench: Path | None = None
+    """A measurement of it."""
+
+
+def ask(question: Question, environ: Mapping[str, str]) -> Forecast:
+    """What the run will take; ConfigError for options that contradict each other."""
+    resolved = resolve(question.parameters, environ)
+    upstream = ArtifactStore(resolved.upstream_url) if resolved.upstream_url else None
+    store = ArtifactStore(resolved.store_url, upstream=upstream)
+    machine = timing = None
+    here = machine_here(resolved.preset.executions.pretrain)
+    if question.on:
+        machine = here = machine_named(question.on, here)
+    if question.bench is not None:
+        timing, measured = read_bench(question.bench, here)
+        machine = machine or (measured if measured != here else None)
+    return forecast(
+        resolved, store, price_per_hour=question.price_per_hour, machine=machine, bench=timing
+    )
