@@ -62,7 +62,7 @@ class S3Server:
                     *(str(weed), "server", f"-dir={data}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
                     *("-filer", "-s3", f"-s3.port={s3}", f"-s3.config={self.folder / 's3.json'}"),
                     *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
-                    *("-master.volumeSizeLimitMB=256", "-volume.max=20"),
+                    *("-master.volumeSizeLimitMB=256", "-volume.max=1000"),
                     *("-s3.port.iceberg=0", "-s3.port.lance=0"),
                     *("-s3.autoCreateBucket=false", "-master.telemetry=false"),
                 ],
