@@ -94,7 +94,7 @@ class S3Server:
             client.create_bucket(Bucket="probe")
         client.put_object(Bucket="probe", Key="probe", Body=b"probe")
 
-    def client(self):  # noqa: ANN201  boto3 makes its classes when asked
+    def client(self):
         """A boto3 client of this server."""
         import boto3
         from botocore.config import Config

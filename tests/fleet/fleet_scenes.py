@@ -48,6 +48,7 @@ class Row:
     """Seconds until none was left."""
     state: str = ""
     state_after: float = 0.0
+    """Seconds from the event to that state."""
     how: str = ""
     """How it was run again."""
     continued_from: int = 0
@@ -191,7 +192,8 @@ EVENTS = (
 
 def watch(scene: Scene, event: Event) -> Row:
     """Let it happen, and note what becomes of processes, checkpoint and state."""
-    row, at = Row(event.name), time.time()
+    row, began = Row(event.name), time.time()
+    at = began
     event.happen(scene)
     if event.survives:
         scene.run.wait(event.within)
@@ -200,7 +202,7 @@ def watch(scene: Scene, event: Event) -> Row:
     if not event.survives:
         scene.checkpoint(row, at)
     state: StateOf = scene.run.wait(event.within + ORPHAN_SECONDS)
-    row.state, row.state_after = state.type, round(state.at - at, 1)
+    row.state, row.state_after = state.type, round(state.at - began, 1)
     return row
 
 
