@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from flows.counted import counted
-from flows.numbers import size
+from flows.wording import size
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.transfer import Transfer, carry_aliases, plan_transfer
 from nanochat_core.artifacts.types import ArtifactRef

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from flows.looking import table
-from flows.numbers import size
+from flows.wording import size
 from nanochat_core.artifacts.collecting import (
     DAY_SECONDS,
     Collection,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import typer
 
-from flows.numbers import duration, size
+from flows.wording import duration, size
 
 LINE_SECONDS = 10.0
 

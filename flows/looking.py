@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.counted import counted
-from flows.numbers import duration, key_numbers, size
 from flows.overrides import one_of
 from flows.presets import STATIONS
+from flows.wording import duration, key_numbers, size
 from nanochat_core.artifacts.listing import listed
 from nanochat_core.artifacts.location import default_store_url
 from nanochat_core.artifacts.newest import newest_manifests

@@ -8,8 +8,8 @@ from flows.forecast.comparing import WHOLE, compared
 from flows.forecast.forecasting import forecast
 from flows.forecast.page import compared_markdown, span
 from flows.forecast.types import ComparedRow, Forecast
-from flows.numbers import duration
 from flows.parameters import ResolvedRun
+from flows.wording import duration
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.errors import NanochatError
 from tasks.listening import StageRecord

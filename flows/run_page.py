@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.numbers import duration
 from flows.presets import STATIONS
 from flows.run_differences import NumberPair, RunComparison, StationPair
+from flows.wording import duration
 
 MAX_LINES = 20
 LONGEST_STATION = max(map(len, STATIONS))

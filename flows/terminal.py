@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.numbers import duration, key_numbers
+from flows.wording import duration, key_numbers
 from tasks.listening import Listener, StageRecord
 
 PROGRESS_LINE_SECONDS = 10.0

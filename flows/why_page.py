@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flows.differing import shown
 from flows.explaining import Explanation, InputChange, Origin, Step
 from flows.looking import flat, table
-from flows.numbers import duration
+from flows.wording import duration
 
 _STATES = {"hit": "hit", "miss": "miss", "unknown": "not known yet", "published": "published"}
 MAX_LINES = 20

@@ -14,7 +14,7 @@ from typing import TextIO
 import psutil
 
 from flows.by_hand.planning import Planned, check_resume_step
-from flows.numbers import duration
+from flows.wording import duration
 from nanochat_core.config.job import LOG_FILE, JobSpec, StageOutput
 from nanochat_core.errors import ConfigError, JobError
 from nanochat_core.inference.by_hand import newest_result, numbered_results, result_number

@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 
 from flows.forecast.types import ComparedRow, Forecast, Range, Source, StationForecast
-from flows.numbers import duration, size
+from flows.wording import duration, size
 
 WORDS: dict[Source, str] = {
     "store": "records",

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flows.closing import change_lines, closing_lines
-from flows.numbers import key_numbers
+from flows.wording import key_numbers
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import Request
 from nanochat_core.config.job import StageOutput

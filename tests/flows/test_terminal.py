@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from flows.closing import chosen
-from flows.numbers import duration, size
 from flows.terminal import LiveView, PlainView, StageView, make_view, summary
+from flows.wording import duration, size
 from tasks.listening import Listener, StageRecord
 
 
