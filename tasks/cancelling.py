@@ -21,22 +21,23 @@ _SERVER_TROUBLE = (httpx.HTTPError, PrefectException)
 
 
 class CancelWatch:
-    """Call it often: it looks at the state of the flow run of this context every ASK_SECONDS.
+    """Call it often: it looks at the state of the flow run of this context every `ask_seconds`.
 
     When that is being cancelled, this process gets what a worker would have sent: SIGTERM.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ask_seconds: float = ASK_SECONDS) -> None:
+        self.ask_seconds = ask_seconds
         context = FlowRunContext.get()
         run = None if context is None else context.flow_run
         self._flow_run_id = None if run is None else run.id
-        self._next = time.monotonic() + ASK_SECONDS
+        self._next = time.monotonic() + self.ask_seconds
 
     def __call__(self) -> None:
         """Ask, if it is time to."""
         if self._flow_run_id is None or time.monotonic() < self._next:
             return
-        self._next = time.monotonic() + ASK_SECONDS
+        self._next = time.monotonic() + self.ask_seconds
         try:
             with get_client(sync_client=True) as client:
                 state = client.read_flow_run(self._flow_run_id).state
