@@ -42,7 +42,15 @@ def carry(
             for alias, one in source.aliases().items()
             if (one.station, one.fingerprint, one.digest) in there
         ]
-        yield from (f"{alias} names it there, too" for alias in carry_aliases(plan, named))
+        before = {alias: target.alias(alias) for alias in named}
+        for alias in carry_aliases(plan, named):
+            yield _moved(target, alias, before[alias])
+
+
+def _moved(target: ArtifactStore, alias: str, before: ArtifactRef | None) -> str:
+    now = target.resolve(alias)
+    was = f", no longer {before.short}" if before else ""
+    return f"{alias} names {now.short} in {target.url}{was}"
 
 
 def _carried(plan: Transfer) -> list[ArtifactRef]:

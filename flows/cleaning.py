@@ -35,7 +35,10 @@ class Cleaning:
     def told(self) -> Iterator[str]:
         """What would be removed; nothing is."""
         yield from self._lines()
-        yield f"nothing was removed; without --dry-run it would be {self._sum()}"
+        if self.collection.removals:
+            yield f"nothing was removed; without --dry-run it would be {self._sum()}"
+        else:
+            yield f"there is nothing to remove; {self._kept()}"
 
     def done(self) -> Iterator[str]:
         """The same, removed; a line for what had to stay."""
@@ -49,7 +52,10 @@ class Cleaning:
         freed = sweep(self.store, self.collection, told)
         yield from stayed
         num = len(self.collection.removals) - len(stayed)
-        yield f"removed {num} of {len(self.collection.removals)}, {size(freed)}; {self._kept()}"
+        if self.collection.removals:
+            yield f"removed {num} of {len(self.collection.removals)}, {size(freed)}; {self._kept()}"
+        else:
+            yield f"there is nothing to remove; {self._kept()}"
         if aborted := sweep_uploads(self.store):
             yield f"gave up {aborted} uploads that were cut off more than a day ago"
 
@@ -63,8 +69,8 @@ class Cleaning:
         yield from table(rows, right_aligned=(2,))
 
     def _sum(self) -> str:
-        removals = self.collection.removals
-        things = f"{len(removals)} things, {size(self.collection.bytes)}" if removals else "nothing"
+        num = len(self.collection.removals)
+        things = f"{num} thing{'' if num == 1 else 's'}, {size(self.collection.bytes)}"
         return f"{things}; {self._kept()}"
 
     def _kept(self) -> str:

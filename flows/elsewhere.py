@@ -2,25 +2,28 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
+import httpx
 from prefect import get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import Cancelling
 
 from flows.stage_run import FLOW, StageAsked
 from nanochat_core.artifacts.types import ArtifactRef, Request
 from nanochat_core.errors import ConfigError, JobError, JobLostError, JobStoppedError
 from tasks.cancelling import CancelWatch
-from tasks.listening import StageRecord
+from tasks.listening import StageRecord, StageState
 from tasks.stage import LOST_JOB_RETRIES, Run
 
 POLL_SECONDS = 1.0
+SERVER_SECONDS = 900.0
+"""How long a server may be away: longer than it takes to restart it, or to move its database."""
 
 
 def make_elsewhere(run: Run, asked: StageAsked, request: Request, pool: str) -> ArtifactRef:
@@ -37,21 +40,42 @@ def make_elsewhere(run: Run, asked: StageAsked, request: Request, pool: str) -> 
             if state.type != StateType.CRASHED:
                 break
             get_run_logger().warning("%s was lost on pool %s (try %d)", station, pool, attempt + 1)
+            asked = _asked_again(run, asked, request)
         ref = _found(run, request, state, f"{station} on pool {pool}")
     except BaseException as error:
-        how = "failed" if isinstance(error, Exception) else "stopped"
-        _tell(run, station, how, start, message=str(error) or type(error).__name__)
+        ended: StageState = "failed" if isinstance(error, Exception) else "stopped"
+        record = StageRecord(
+            station=station,
+            state=ended,
+            seconds=round(time.monotonic() - start, 3),
+            message=str(error) or type(error).__name__,
+        )
+        _tell(run, record)
         raise
-    manifest = run.store.manifest(ref)
-    resumed = manifest.provenance.get("resumed")
-    _tell(run, station, "resumed" if resumed else "made", start, ref=ref, metrics=manifest.metrics)
+    _tell(run, _made_there(run, ref, time.monotonic() - start))
     return ref
 
 
-def _tell(run: Run, station: str, state: Any, start: float, **more: Any) -> None:
-    seconds = round(time.monotonic() - start, 3)
-    record = StageRecord(station=station, state=state, seconds=seconds, **more)
-    run.records[station] = record
+def _asked_again(run: Run, asked: StageAsked, request: Request) -> StageAsked:
+    """The same, but where nothing is published a forced stage would begin from nothing again."""
+    force = asked.force and run.store.lookup_here(request) is not None
+    return asked.model_copy(update={"force": force})
+
+
+def _made_there(run: Run, ref: ArtifactRef, waited: float) -> StageRecord:
+    """What it took over there, without the wait for a worker: forecasts learn from it."""
+    manifest = run.store.manifest(ref)
+    return StageRecord(
+        station=ref.station,
+        state="resumed" if manifest.provenance.get("resumed") else "made",
+        seconds=round(float(manifest.provenance.get("seconds", waited)), 3),
+        ref=ref,
+        metrics=manifest.metrics,
+    )
+
+
+def _tell(run: Run, record: StageRecord) -> None:
+    run.records[record.station] = record
     run.listener.ended(record)
 
 
@@ -64,6 +88,8 @@ def _run_there(asked: StageAsked, pool: str) -> State[Any]:
             parameters={"asked": asked.model_dump(mode="json")},
             flow_run_name=asked.station,
             timeout=0,
+            # So that a request whose answer was lost makes no second run of the same stage.
+            idempotency_key=uuid4().hex,
         )
     except ObjectNotFound as error:
         raise ConfigError(
@@ -76,14 +102,32 @@ def _run_there(asked: StageAsked, pool: str) -> State[Any]:
     with get_client(sync_client=True) as client, _stopped_with_us(client, started.id):
         if started.parent_task_run_id is not None:
             # What stands for it on the page of this run, among the stages that are made here.
-            client.set_task_run_name(started.parent_task_run_id, asked.station)
-        cancelled = CancelWatch()
-        while True:
-            cancelled()
-            state = client.read_flow_run(started.id).state
+            with suppress(httpx.HTTPError):
+                client.set_task_run_name(started.parent_task_run_id, asked.station)
+        with CancelWatch():
+            return _followed(client, started.id)
+
+
+def _followed(client: SyncPrefectClient, flow_run_id: UUID) -> State[Any]:
+    """The last state of the other flow, which works on while the server does not answer."""
+    answered = time.monotonic()
+    while True:
+        try:
+            state = client.read_flow_run(flow_run_id).state
+        except httpx.HTTPError as error:
+            silent_seconds = time.monotonic() - answered
+            if silent_seconds > SERVER_SECONDS:
+                raise JobLostError(
+                    f"the server has not answered for {silent_seconds:.0f} s ({error}), so nobody "
+                    f"knows how the flow run {flow_run_id} went. Run again when it does: what is "
+                    "finished is found, and what is not goes on from its last checkpoint"
+                ) from error
+            get_run_logger().warning("the server does not answer, asking again: %s", error)
+        else:
+            answered = time.monotonic()
             if state is not None and state.is_final():
                 return state
-            time.sleep(POLL_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 @contextmanager
@@ -91,7 +135,11 @@ def _stopped_with_us(client: SyncPrefectClient, flow_run_id: UUID) -> Iterator[N
     try:
         yield
     except BaseException:
-        client.set_flow_run_state(flow_run_id, Cancelling())
+        try:
+            client.set_flow_run_state(flow_run_id, Cancelling())
+        except (httpx.HTTPError, PrefectException) as error:
+            # Why this flow stops is what matters; the other one's work is kept, however it ends.
+            get_run_logger().warning("flow run %s was not told to stop: %s", flow_run_id, error)
         raise
 
 

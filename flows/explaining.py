@@ -179,9 +179,11 @@ class Explainer:
         waits_for = tuple(self._planned(step) for step in first)
         names = " and ".join(step.station for step in first)
         found = self._compared(planned, "unknown")
-        summary = f"because {names} is made first"
-        if found.first_causes:
-            summary = f"because {names} is made first, and besides: {found.summary}"
+        summary = f"because {names} {'is' if len(first) == 1 else 'are'} made first"
+        if found.compared_with is None:
+            summary += f", and besides: {found.summary}"
+        elif found.first_causes:
+            summary += ", and besides for other differences"
         causes = [cause for each in waits_for for cause in each.first_causes]
         causes += [cause for cause in found.first_causes if cause not in causes]
         return found.model_copy(

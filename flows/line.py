@@ -1,11 +1,9 @@
 """One run of the line: which stations are made, from what, and the record that stays of it."""
 
-import importlib.metadata
 import os
-import platform
-import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -15,12 +13,13 @@ from prefect import get_run_logger
 
 from flows.benchmark_sets import reads_files
 from flows.elsewhere import make_elsewhere
-from flows.forecast.machine import cpu_model
 from flows.gpu_slot import gpu_slot
 from flows.parameters import ResolvedRun, RunParameters, resolve
 from flows.predicted import comparison_line, comparison_page, predicted
 from flows.presets import JOB_STATIONS
 from flows.stage_run import StageAsked, open_run_store
+from flows.this_machine import this_machine
+from nanochat_core.artifacts.threads import without_patience
 from nanochat_core.artifacts.types import ArtifactRef
 from nanochat_core.errors import StoreError
 from tasks.listening import current_listener
@@ -30,8 +29,6 @@ from tasks.reporting import publish_run_report
 from tasks.stage import Run, Stage, StageCall
 
 Made = TypeVar("Made")
-
-PACKAGES = ("nanochat-flows", "torch", "prefect", "numpy", "pyarrow", "matplotlib")
 
 
 class AnyLine(Protocol[Made]):
@@ -63,8 +60,7 @@ class Line:
             provenance={
                 "run": self.run_id,
                 "preset": self.resolved.preset_name,
-                "hardware": hardware(),
-                "packages": packages(),
+                **this_machine(),
             },
         )
         self.forecast = predicted(self.resolved, store)
@@ -119,10 +115,12 @@ class Line:
             execution=call.execution,
             inputs=dict(inputs),
             source_paths=call.source_paths,
-            store=self.resolved.store_url,
-            upstream=self.resolved.upstream_url,
+            # As they are known here: a worker has a working folder of its own.
+            store=self.run.store.url,
+            upstream=self.run.store.upstream.url if self.run.store.upstream else "",
             force=call.force,
-            wait=self.run.wait,
+            # After the death of this flow its stages elsewhere work on, and the next run waits.
+            wait=True,
             provenance=self.run.provenance,
         )
         return make_elsewhere(self.run, asked, request, pool)
@@ -142,9 +140,12 @@ class Line:
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        # Prefect kills soon after a stop, so nobody waits for the store then.
+        is_stop = error is not None and not isinstance(error, Exception)
         # The record first: it is what stays when the report cannot be shown.
         try:
-            self.run.store.save_run(self.run_id, self.record(kind, error))
+            with without_patience() if is_stop else nullcontext():
+                self.run.store.save_run(self.run_id, self.record(kind, error))
         except StoreError as trouble:
             if error is None:
                 raise
@@ -173,25 +174,3 @@ class Line:
             "forecast": self.forecast and self.forecast.model_dump(mode="json"),
             **self.run.provenance,
         }
-
-
-def hardware() -> dict[str, Any]:
-    """This machine, as far as it can be known without torch."""
-    return {
-        "platform": platform.platform(),
-        "machine": platform.machine(),
-        "cpu": cpu_model(),
-        "cpus": os.cpu_count(),
-        "python": sys.version.split()[0],
-    }
-
-
-def packages() -> dict[str, str]:
-    """Versions of what the numbers depend on, from package metadata."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found

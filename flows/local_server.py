@@ -21,6 +21,7 @@ from nanochat_core.errors import NanochatError
 
 STARTUP_SECONDS = 90.0
 GRACE_SECONDS = 3.0
+REFUSALS = (401, 403)
 
 DEFAULTS = {
     "DO_NOT_TRACK": "1",
@@ -51,9 +52,9 @@ def check_reachable(environ: Mapping[str, str]) -> None:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=10):
             return
-    except urllib.error.HTTPError:
-        return  # it answers, and Prefect knows the credentials
     except (OSError, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError) and error.code in REFUSALS:
+            return  # it answers, and Prefect knows the credentials
         raise NanochatError(
             f"no Prefect server answers at PREFECT_API_URL={url} ({error}); start it, or unset "
             "the variable to use a temporary one"

@@ -41,7 +41,7 @@ class RunParameters(Config):
     )
     source: tuple[str, ...] = Field((), description="your own text: files, folders, globs, URLs")
     benchmarks: str = Field("", description="folder or URL with the files of official benchmarks")
-    overrides: dict[str, Any] = Field({}, description="STATION.field -> value")
+    overrides: dict[str, Any] = Field({}, description='single numbers, as in {"sft.epochs": 2}')
     compute_dtype: str = Field(
         FROM_PRESET,
         description="of all stations that compute",
@@ -57,7 +57,7 @@ class RunParameters(Config):
     )
     force: tuple[str, ...] = Field((), description="make these stations again")
     stage_pools: dict[str, str] = Field(
-        {}, description="station -> work pool that makes it; all others are made right here"
+        {}, description='work pools that make stations, as in {"pretrain": "gpu"}; else: right here'
     )
     wait: bool = Field(False, description="wait for another run that makes the same artifact")
     run: str = Field("", description="name of the run at the tracker; dummy is no tracking")
@@ -72,15 +72,19 @@ class RunParameters(Config):
     def _hold_no_secret(cls, given: tuple[str, ...] | str) -> tuple[str, ...] | str:
         """Parameters are recorded with the run: a key in a URL would be, too."""
         for url in (given,) if isinstance(given, str) else given:
-            # One URL can stand inside another: simplecache::https://..., zip://a.txt::https://...
-            protocol, *places = url.split("://")
-            is_signed = "http" in url.rpartition("://")[0] and "?" in url
-            if places and (is_signed or any("@" in place.split("/", 1)[0] for place in places)):
-                raise ConfigError(
-                    f"a URL on {protocol}:// holds a user name, key or signature, which would "
-                    "be recorded with the run; give credentials in the environment instead"
-                )
+            _refuse_secret(url)
         return given
+
+
+def _refuse_secret(url: str) -> None:
+    # One URL can stand inside another: simplecache::https://..., zip://a.txt::https://...
+    protocol, *places = url.split("://")
+    is_signed = "http" in url.rpartition("://")[0] and "?" in url
+    if places and (is_signed or any("@" in place.split("/", 1)[0] for place in places)):
+        raise ConfigError(
+            f"a URL on {protocol}:// holds a user name, key or signature, which would "
+            "be recorded with the run; give credentials in the environment instead"
+        )
 
 
 class ResolvedRun(Config):
@@ -151,12 +155,15 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
     planned = checks.plan(preset)
     checks.check_machines(preset)
     _check_this_machine(preset, stations, pools)
-    store = parameters.store
+    store, upstream = parameters.store, parameters.upstream or environ.get(UPSTREAM_VARIABLE, "")
+    store = default_store_url(environ) if store == "default" else store
+    for url in (store, upstream):
+        _refuse_secret(url)
     return ResolvedRun(
         preset_name=parameters.preset,
         preset=preset,
-        store_url=default_store_url(environ) if store == "default" else store,
-        upstream_url=parameters.upstream or environ.get(UPSTREAM_VARIABLE, ""),
+        store_url=store,
+        upstream_url=upstream,
         source_paths={"shards": parameters.source, "benchmarks": (parameters.benchmarks,)},
         stations=stations,
         forced=_forced(parameters, stations),

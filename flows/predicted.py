@@ -11,7 +11,6 @@ from flows.forecast.types import ComparedRow, Forecast
 from flows.parameters import ResolvedRun
 from flows.wording import duration
 from nanochat_core.artifacts.store import ArtifactStore
-from nanochat_core.errors import NanochatError
 from tasks.listening import StageRecord
 
 Records = Mapping[str, StageRecord]
@@ -21,9 +20,8 @@ def predicted(resolved: ResolvedRun, store: ArtifactStore) -> Forecast | None:
     """The forecast of a run that starts now; None, and a word in the log, where there is none."""
     try:
         return forecast(resolved, store)
-    except NanochatError as error:
-        # A run must not end for want of a forecast.
-        get_run_logger().warning("nothing could be predicted of this run: %s", error)
+    except Exception as error:  # noqa: BLE001  a run must not end for want of a forecast
+        get_run_logger().warning("nothing could be predicted of this run: %r", error)
         return None
 
 

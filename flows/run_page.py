@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.presets import STATIONS
-from flows.run_differences import NumberPair, RunComparison, StationPair
+from flows.run_differences import NumberPair, RunComparison, RunSummary, StationPair
 from flows.wording import duration
 
 MAX_LINES = 20
@@ -25,8 +25,7 @@ def print_comparison(compared: RunComparison, console: Console | None = None) ->
 def head_lines(compared: RunComparison) -> list[str]:
     """Which runs, where they part and why, and what else differs."""
     lines = [
-        f"{letter}: run {run.run}, {run.preset}, {run.state} in {duration(run.seconds)}"
-        for letter, run in (("A", compared.old), ("B", compared.new))
+        f"{letter}: {_run_text(run)}" for letter, run in (("A", compared.old), ("B", compared.new))
     ]
     first = compared.divergence
     if first is None:
@@ -46,6 +45,12 @@ def head_lines(compared: RunComparison) -> list[str]:
     ):
         lines += ["", title, *_some(change.text for change in found)] if found else []
     return [*lines, ""]
+
+
+def _run_text(run: RunSummary) -> str:
+    # Records of earlier versions name no preset.
+    parts = [f"run {run.run}", run.preset, f"{run.state} in {duration(run.seconds)}"]
+    return ", ".join(part for part in parts if part)
 
 
 def _some(lines: Iterable[str]) -> list[str]:

@@ -55,7 +55,7 @@ def serve(
     environ = dict(os.environ)  # noqa: TID251  an entry: read here, passed down as values
     found = resolve_model(open_store(store, environ), model, by_hand_base(environ))
     command = server_command(found, served_name(model), host=host, port=port, device=device)
-    with running_server(command, environ) as (process, log):
+    with running_server(command, environ) as (process, log), CancelWatch():
         _follow(process, log, model)
 
 
@@ -86,10 +86,9 @@ def running_server(
 
 
 def _follow(process: subprocess.Popen[bytes], log: Path, model: str) -> None:
-    logger, tail, cancelled = get_run_logger(), LogTail(log), CancelWatch()
+    logger, tail = get_run_logger(), LogTail(log)
     is_running = True
     while is_running:
-        cancelled()
         # Asked before the last look, which then sees every line.
         is_running = process.poll() is None
         for line in tail.new_lines():

@@ -9,7 +9,8 @@ from pydantic import Field
 from flows.gpu_slot import gpu_slot
 from flows.overrides import one_of
 from flows.presets import JOB_STATIONS, MAKING_STATIONS, Recipes
-from nanochat_core.artifacts.store import ArtifactStore
+from flows.this_machine import this_machine
+from nanochat_core.artifacts.store import ArtifactStore, only_read
 from nanochat_core.artifacts.types import ArtifactRef
 from nanochat_core.config.base import Config, Recipe
 from nanochat_core.config.execution import Execution
@@ -42,7 +43,8 @@ class StageAsked(Config):
 def stage_run(asked: StageAsked) -> ArtifactRef:
     """Make one artifact, or find it in the store; `stage_pools` of a run sends its stages here."""
     store = open_run_store(asked.store, asked.upstream)
-    run = Run(store, current_listener(), wait=asked.wait, provenance=asked.provenance)
+    provenance = {**asked.provenance, **this_machine()}
+    run = Run(store, current_listener(), wait=asked.wait, provenance=provenance)
     recipe = recipe_of(asked.station, asked.recipe)
     call = StageCall(run, recipe, asked.execution, force=asked.force)
     call.source_paths = asked.source_paths
@@ -53,7 +55,7 @@ def stage_run(asked: StageAsked) -> ArtifactRef:
 
 def open_run_store(url: str, upstream: str) -> ArtifactStore:
     """The store of a run, known to be writable, with the one that it asks for what it lacks."""
-    store = ArtifactStore(url, upstream=ArtifactStore(upstream)) if upstream else ArtifactStore(url)
+    store = ArtifactStore(url, upstream=only_read(upstream) if upstream else None)
     store.check_writable()
     return store
 

@@ -50,7 +50,7 @@ def _explained(parameters: "RunParameters", name: str) -> "Explanation":
     from flows.looking import open_store
     from flows.parameters import resolve
     from flows.presets import STATIONS
-    from nanochat_core.artifacts.store import ArtifactStore
+    from nanochat_core.artifacts.store import ArtifactStore, only_read
 
     environ = _environ()
     if name not in STATIONS:
@@ -60,7 +60,7 @@ def _explained(parameters: "RunParameters", name: str) -> "Explanation":
 
     resolved = resolve(parameters, environ)
     _check_in_run(name, resolved)
-    upstream = ArtifactStore(resolved.upstream_url) if resolved.upstream_url else None
+    upstream = only_read(resolved.upstream_url) if resolved.upstream_url else None
     store = ArtifactStore(resolved.store_url, upstream=upstream)
     return Explainer(store).station(dry_run(resolved, store)[name])
 
@@ -77,14 +77,16 @@ def _check_in_run(station: str, resolved: "ResolvedRun") -> None:
 
 def _resolved_name(store: Any, name: str) -> Any:
     """An artifact by any of its names; a station with a typo in it is told as one."""
+    from flows.looking import LATEST
     from flows.overrides import one_of
-    from flows.presets import STATIONS
+    from flows.presets import PRESETS, STATIONS
     from nanochat_core.errors import ArtifactNotFoundError
 
     try:
         return store.resolve(name)
     except ArtifactNotFoundError as error:
-        if "/" in name or "stands for" in str(error):
+        is_no_typo = "/" in name or name in (LATEST, *PRESETS)
+        if is_no_typo or "stands for" in str(error):
             raise
         return one_of("station or artifact", name, (*STATIONS, *store.aliases()))
 

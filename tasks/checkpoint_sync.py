@@ -2,7 +2,8 @@
 
 The job knows no store: it writes step checkpoints into its work folder, and this thread uploads
 each that is finished. A store that is away costs warnings and, when this host is lost meanwhile,
-the steps since the last upload; it never stops the training.
+the steps since the last upload, and does not stop the training before the lease gives up
+(`leases.PATIENCE_TTLS`).
 """
 
 import contextvars
@@ -19,8 +20,9 @@ from tasks.stored_work import StoredWork
 
 LOOK_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 20.0
-STOP_SECONDS = 12.0
-"""For the last checkpoint after a stop. Prefect kills 30 s after a cancel; the job had 8 s."""
+STOP_SECONDS = 9.0
+"""For the last checkpoint after a stop. Prefect kills 30 s after a cancel; the job may have had 13
+of them, and the release of the lease may take 5."""
 FAILURE_SECONDS = 120.0
 """The same after a failure, when nobody is about to kill this process."""
 

@@ -121,13 +121,8 @@ class StageWork:
 
     def run_job(self, module: str) -> StageOutput:
         """Run a torchrun job; it saves and ends on a cancel, or when another host took over."""
-        cancelled = CancelWatch()
-
-        def watch() -> None:
-            self.lease.check()
-            cancelled()
-
-        return run_job(module, self.job_spec(), report=self.report, watch=watch)
+        with CancelWatch():
+            return run_job(module, self.job_spec(), report=self.report, watch=self.lease.check)
 
 
 class InputFolders(Mapping[str, Path]):

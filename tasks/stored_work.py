@@ -115,7 +115,8 @@ class StoredWork:
     def _upload_small(self) -> None:
         for path in sorted(self.work.rglob("*")):
             name = path.relative_to(self.work).as_posix()
-            if not _is_small(name):
+            # Nobody fetches it: it tells `artifacts gc` which inputs are still needed.
+            if not _is_small(name) and name != JOB_FILE:
                 continue
             try:
                 state = path.stat()

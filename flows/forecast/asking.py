@@ -1,5 +1,6 @@
 """From the options of `nanochat plan` to a forecast."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,8 @@ from flows.forecast.forecasting import forecast
 from flows.forecast.machine import machine_here, machine_named
 from flows.forecast.types import Forecast
 from flows.parameters import RunParameters, resolve
-from nanochat_core.artifacts.store import ArtifactStore
+from nanochat_core.artifacts.store import ArtifactStore, only_read
+from nanochat_core.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,11 @@ class Question:
 
 def ask(question: Question, environ: Mapping[str, str]) -> Forecast:
     """What the run will take; ConfigError for options that contradict each other."""
+    price = question.price_per_hour
+    if price is not None and not math.isfinite(price):
+        raise ConfigError(f"--price-per-hour {price}: expected an amount, as in 3 or 0.5")
     resolved = resolve(question.parameters, environ)
-    upstream = ArtifactStore(resolved.upstream_url) if resolved.upstream_url else None
+    upstream = only_read(resolved.upstream_url) if resolved.upstream_url else None
     store = ArtifactStore(resolved.store_url, upstream=upstream)
     machine = timing = None
     here = machine_here(resolved.preset.executions.pretrain)
@@ -36,6 +41,4 @@ def ask(question: Question, environ: Mapping[str, str]) -> Forecast:
     if question.bench is not None:
         timing, measured = read_bench(question.bench, here)
         machine = machine or (measured if measured != here else None)
-    return forecast(
-        resolved, store, price_per_hour=question.price_per_hour, machine=machine, bench=timing
-    )
+    return forecast(resolved, store, price_per_hour=price, machine=machine, bench=timing)

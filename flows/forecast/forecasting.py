@@ -67,6 +67,11 @@ def forecast(
         preset=resolved.preset_name,
         machine=here.words,
         busy=busy_here() if machine is None else 0.0,
+        pools={
+            each.station: resolved.pools[each.station]
+            for each in stations
+            if each.station in resolved.pools and each.state != "cached"
+        },
         stations=stations,
         overhead_seconds=around,
         seconds=seconds,
@@ -114,6 +119,8 @@ class _Look:
     estimator: Estimator
     _compiled: set[str] = field(default_factory=set)
     """Shapes that a station before will have compiled code for."""
+    _fetched: set[str] = field(default_factory=set)
+    """Inputs that a station before will have fetched to this machine."""
 
     @cached_property
     def planned(self) -> dict[str, Planned]:
@@ -225,7 +232,9 @@ class _Look:
             found += _source_bytes(planned)
         if self.store.files.local_path("") is None:
             inputs = [self._manifest(each) for each in planned.inputs.values()]
-            found += sum(manifest.bytes for manifest in inputs if manifest is not None)
+            new = [m for m in inputs if m is not None and m.digest not in self._fetched]
+            self._fetched |= {manifest.digest for manifest in new}
+            found += sum(manifest.bytes for manifest in new)
         return found
 
     def _manifest(self, planned: Planned) -> Manifest | None:

@@ -145,9 +145,11 @@ def _notes(found: Forecast) -> str:
     busy = ""
     if found.busy > BUSY:
         busy = f" It is busy now: {found.busy:.1f} processes for each core, so it takes longer."
+    sent = ", ".join(f"{station} (pool {pool})" for station, pool in found.pools.items())
+    pools = f" Counted as if on that machine, too: {sent}." if sent else ""
     return (
-        f"For {found.machine}.{busy}{cost} Memory: the peak of one process. Disk: with checkpoints "
-        "while it trains. What is cached was looked up, not read."
+        f"For {found.machine}.{busy}{pools}{cost} Memory: the peak of one process. "
+        "Disk: with checkpoints while it trains. What is cached was looked up, not read."
     )
 
 

@@ -80,6 +80,9 @@ class Forecast(Config):
     preset: str
     machine: str = Field(description="what the times are for")
     busy: float = Field(0.0, ge=0, description="processes that want a core now, by cores")
+    pools: dict[str, str] = Field(
+        {}, description="station -> work pool that makes it, for times as if on that machine, too"
+    )
     price_per_hour: float | None = None
     stations: tuple[StationForecast, ...]
     overhead_seconds: Range = Field(description="the command around the stations: Prefect, imports")

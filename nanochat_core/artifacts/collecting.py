@@ -324,7 +324,7 @@ class _Collector:
         root = local_folder(self.store) / "copies"
         if not self.store.is_elsewhere or not root.exists():
             return
-        for folder in sorted(root.glob("*/*/*")):
+        for folder in sorted(root.glob("[!.]*/*/*")):
             station, fingerprint, attempt = folder.parts[-3:]
             used = folder.stat().st_mtime
             is_input = (station, fingerprint, attempt) in inputs

@@ -73,11 +73,13 @@ class LocalCopies:
             )
         # What was changed on the way must not cost a day of training, so one look is not enough.
         for attempt in ("first", "second"):
-            actual = NOT_READ
             try:
                 actual = self._bring(files, source, file, info)
-            finally:
-                self.stamps.remember(f"{files.url}/{source}", info, actual)
+            except DamagedFileError:
+                # An outage or a stop says nothing of the file, and must not make it a miss.
+                self.stamps.remember(f"{files.url}/{source}", info, NOT_READ)
+                raise
+            self.stamps.remember(f"{files.url}/{source}", info, actual)
             if actual == file.sha256:
                 return
             log.warning("the %s reading of %s does not match its manifest", attempt, source)

@@ -125,8 +125,19 @@ class LocalFiles(Files):
         """As in `Files`."""
         try:
             return tuple(sorted(os.listdir(self.root / folder)))
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return ()
+        except NotADirectoryError:
+            if not self.root.is_dir():
+                raise self._no_folder() from None
+            return ()
+
+    def _no_folder(self) -> StoreUnavailableError:
+        file = next(place for place in (self.root, *self.root.parents) if os.path.lexists(place))
+        return StoreUnavailableError(
+            f"The store {self.root} cannot be a folder: {file} is a file. "
+            "Give the path of a folder."
+        )
 
     def settle(self, folder: str) -> None:
         """As in `Files`: every folder below `folder` and all above it up to the root."""
@@ -155,10 +166,7 @@ class LocalFiles(Files):
             self.root.mkdir(parents=True, exist_ok=True)
             _write_beside(self.root / "probe", b"probe").unlink()
         except (FileExistsError, NotADirectoryError) as error:
-            raise StoreUnavailableError(
-                f"The store {self.root} cannot be a folder: {error.filename} is a file. "
-                "Give the path of a folder."
-            ) from error
+            raise self._no_folder() from error
         except OSError as error:
             raise StoreUnavailableError(
                 f"The store {self.root} cannot be written: {error.strerror or error}. "

@@ -47,6 +47,12 @@ def _protocol(url: str) -> str:
         raise ConfigError(
             f"store URL {url!r} names no place; use a folder, memory://name or s3://bucket/prefix."
         )
+    before, colon, after = url.partition(":")
+    if colon and not after.startswith("//") and before in fsspec.available_protocols():
+        raise ConfigError(
+            f"store URL {url!r} lacks a slash; write {before}://{after.lstrip('/')}, or ./{url} "
+            "for a folder of that name."
+        )
     protocol: str = fsspec.utils.get_protocol(url)
     if protocol not in fsspec.available_protocols():
         raise ConfigError(

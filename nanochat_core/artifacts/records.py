@@ -165,8 +165,12 @@ def _record_names(files: Files, folder: str) -> tuple[str, ...]:
     return tuple(stem for stem in stems if _RECORD_NAME.match(stem))
 
 
+_RECORD_KINDS = {"aliases": "alias", "runs": "run"}
+"""What one record in a folder is called."""
+
+
 def _record_path(folder: str, name: str) -> str:
-    return f"{folder}/{check_record_name(folder, name)}.json"
+    return f"{folder}/{check_record_name(_RECORD_KINDS[folder], name)}.json"
 
 
 def _read_record(files: Files, folder: str, name: str) -> dict[str, Any] | None:

@@ -104,16 +104,11 @@ class S3Files(Files):
 
     def _read_part(self, path: str, info: FileInfo, start: int) -> bytes:
         end = min(start + PART_BYTES, info.size)
-        condition = {"IfMatch": f'"{info.version}"'} if info.version else {}
+        arguments = {"Range": f"bytes={start}-{end - 1}"}
+        if info.version:
+            arguments["IfMatch"] = f'"{info.version}"'
         try:
-            return self._get(path, Range=f"bytes={start}-{end - 1}", **condition)
-        except StoreUnavailableError as error:
-            if is_patience_over() or not self._is_listed(path):
-                raise
-            # So do servers whose disk has changed a bit: the rest of the store works.
-            raise OSError(
-                errno.EIO, f"the store lists it but does not send it: {reason_of(error.__cause__)}"
-            ) from error
+            return self._get_if_sound(path, arguments)
         except OSError as error:
             if not s3_errors.is_lost_race(error):
                 raise
@@ -121,13 +116,23 @@ class S3Files(Files):
                 errno.ENOENT, "it was replaced while it was read", path
             ) from error
 
-    def _is_listed(self, path: str) -> bool:
+    def _get_if_sound(self, path: str, arguments: dict[str, str]) -> bytes:
         try:
-            with without_patience():
-                self.info(path)
+            return self._get(path, **arguments)
         except StoreUnavailableError:
-            return False
-        return True
+            if is_patience_over():
+                raise
+        with without_patience():
+            self.info(path)
+            try:
+                # The outage may just have ended, and then nothing is wrong with the file.
+                return self._get(path, **arguments)
+            except StoreUnavailableError as error:
+                # So do servers whose disk has changed a bit: the rest of the store works.
+                reason = reason_of(error.__cause__)
+                raise OSError(
+                    errno.EIO, f"the store lists it but does not send it: {reason}"
+                ) from error
 
     def create(self, path: str, data: bytes) -> bool:
         """As in `Files`; a write whose answer was lost knows itself when it is sent again."""

@@ -62,6 +62,7 @@ class ArtifactStore:
         self.files: Files = open_files(url)
         self.url = self.files.url
         self.upstream, self.lease_seconds = upstream, lease_seconds
+        self._upstream_is_away = False
         root = self.files.local_path("")
         if cache_folder is None:
             cache_folder = user_cache_folder() / "stores" if root is None else root / "cache"
@@ -101,8 +102,11 @@ class ArtifactStore:
         return None if damages else manifest.ref
 
     def _from_upstream(self, request: Request) -> ArtifactRef | None:
-        """Copied from the upstream, whose troubles cost the time to make it here, and no more."""
-        if self.upstream is None:
+        """Copied from the upstream, whose troubles cost the time to make it here.
+
+        One that cannot be reached is not asked again by this process: that takes long to find out.
+        """
+        if self.upstream is None or self._upstream_is_away:
             return None
         # It needs this module.
         from nanochat_core.artifacts.transfer import copy_artifact
@@ -114,9 +118,7 @@ class ArtifactStore:
             ref = copy_artifact(self.upstream, self, self.upstream.manifest(found))
         except StoreError as error:
             log.warning("%s was not taken from upstream: %s", request.short, error)
-            return None
-        if ref.digest != found.digest:
-            log.warning("%s differs from the one upstream, which is not used", request.short)
+            self._upstream_is_away = isinstance(error, StoreUnavailableError)
             return None
         log.info("%s was copied from %s", ref.short, self.upstream.url)
         return ref
@@ -378,3 +380,8 @@ class ArtifactStore:
         found = [self._manifests.newest(*place) for place in self._manifests.artifacts(station)]
         manifests = [manifest for manifest in found if manifest is not None]
         return [m.ref for m in sorted(manifests, key=lambda m: (m.created, m.station))]
+
+
+def only_read(url: str) -> ArtifactStore:
+    """A store of which nothing changes by looking: notes on it go to a folder of this user."""
+    return ArtifactStore(url, cache_folder=user_cache_folder() / "stores")

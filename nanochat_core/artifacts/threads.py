@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -12,16 +12,20 @@ Result = TypeVar("Result")
 
 
 class _Stop:
-    """A flag that is also up when the one around it is."""
+    """Two flags that are also up when those around them are: a failure ends all patience, too."""
 
-    def __init__(self, above: "_Stop | None") -> None:
-        self._event, self._above = threading.Event(), above
+    def __init__(self, above: "_Stop | None", *, is_patient: bool = True) -> None:
+        self._failure, self._above, self._is_patient = threading.Event(), above, is_patient
 
-    def set(self) -> None:
-        self._event.set()
+    def fail(self) -> None:
+        self._failure.set()
 
-    def is_set(self) -> bool:
-        return self._event.is_set() or (self._above is not None and self._above.is_set())
+    def has_failed(self) -> bool:
+        return self._failure.is_set() or (self._above is not None and self._above.has_failed())
+
+    def is_patience_over(self) -> bool:
+        is_over = not self._is_patient or self._failure.is_set()
+        return is_over or (self._above is not None and self._above.is_patience_over())
 
 
 _stop: ContextVar[_Stop | None] = ContextVar("stop", default=None)
@@ -30,15 +34,13 @@ _stop: ContextVar[_Stop | None] = ContextVar("stop", default=None)
 def is_patience_over() -> bool:
     """Whether what this thread works for has failed already, so that waiting helps nobody."""
     stop = _stop.get()
-    return stop is not None and stop.is_set()
+    return stop is not None and stop.is_patience_over()
 
 
 @contextmanager
 def without_patience() -> Iterator[None]:
     """No waiting for a store inside: for tidying up after something that has failed."""
-    stop = _Stop(None)
-    stop.set()
-    token = _stop.set(stop)
+    token = _stop.set(_Stop(None, is_patient=False))
     try:
         yield
     finally:
@@ -48,12 +50,17 @@ def without_patience() -> Iterator[None]:
 def in_threads(
     action: Callable[[Item], Result], items: Sequence[Item], num_threads: int
 ) -> list[Result]:
-    """`action` of every item, in order; the first error ends all and is raised."""
+    """`action` of every item, in order; the first error is raised and ends all.
+
+    Those that are under way end at their next wait for the store, or at their next own parts.
+    """
     if num_threads == 1 or len(items) < 2:
         return [action(item) for item in items]
     stop = _Stop(_stop.get())
 
     def run(item: Item) -> Result:
+        if stop.has_failed():
+            raise CancelledError
         _stop.set(stop)
         return action(item)
 
@@ -65,6 +72,6 @@ def in_threads(
                 future.result()
             return [future.result() for future in futures]
         except BaseException:
-            stop.set()
+            stop.fail()
             pool.shutdown(wait=False, cancel_futures=True)
             raise

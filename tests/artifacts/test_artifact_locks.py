@@ -123,6 +123,11 @@ def test_a_lock_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         store.lock("sft", FINGERPRINT),
     ):
         pass
+    with pytest.raises(StoreUnavailableError, match="is a file"):
+        store.generation(make_request())
+    (tmp_path / "store").unlink()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "inprogress").touch()
     with pytest.raises(StoreUnavailableError, match="in-progress folder"):
         store.generation(make_request())
 

@@ -18,7 +18,7 @@ from nanochat_core.artifacts.stamps import Stamps
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import ArtifactRef
 from nanochat_core.config.job import StageOutput
-from nanochat_core.errors import DamagedFileError
+from nanochat_core.errors import DamagedFileError, StoreUnavailableError
 
 SIZE = 5000
 LARGE = "large.bin"
@@ -148,6 +148,25 @@ def test_a_missing_or_cut_file_elsewhere_is_a_miss(place: str, tmp_path: Path) -
     assert store.lookup(make_request()) is None
     with pytest.raises(DamagedFileError, match="is not there"):
         store.materialize(ref)
+
+
+@pytest.mark.parametrize("kind", [StoreUnavailableError, ConnectionError, KeyboardInterrupt])
+def test_a_fetch_that_was_cut_off_says_nothing_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
+    """An outage or Ctrl-C must not cost a day of training."""
+    store = open_store("memory", tmp_path)
+    ref = publish(store, make_request())
+
+    def cut_off(*_arguments: object) -> str:
+        raise kind("in the middle of it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.files, "fetch", cut_off)
+        with pytest.raises((StoreUnavailableError, KeyboardInterrupt)):
+            store.materialize(ref)
+    assert store.lookup(make_request()) == ref
+    assert (store.materialize(ref) / "parts/a.txt").read_text() == "hello"
 
 
 def test_what_a_killed_process_left_half_fetched_is_swept(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from s3_tools import LOSE_ANSWER, REFUSE, other_host, place_on, proxy_to
 from store_tools import OUTPUT, fill, make_request, publish
 
 from nanochat_core.artifacts import outages, verifying
-from nanochat_core.artifacts.threads import in_threads
+from nanochat_core.artifacts.threads import in_threads, without_patience
 from nanochat_core.artifacts.types import ArtifactRef
 from nanochat_core.config.job import StageOutput
 from nanochat_core.errors import DamagedFileError, StoreUnavailableError
@@ -284,6 +284,26 @@ def test_when_one_of_several_fails_the_others_stop_waiting() -> None:
     with pytest.raises(PermissionError):
         in_threads(work, range(4), 4)
     assert time.monotonic() - started < 5
+
+
+def test_when_one_of_several_fails_the_others_do_no_more_of_their_parts() -> None:
+    """A stop during the upload of a large file does not wait for its end."""
+    done: list[int] = []
+
+    def part(number: int) -> None:
+        time.sleep(0.02)
+        done.append(number)
+
+    def work(index: int) -> None:
+        if index:
+            time.sleep(0.05)
+            raise PermissionError
+        for _ in range(100):
+            in_threads(part, range(2), 2)
+
+    with without_patience(), pytest.raises(PermissionError):
+        in_threads(work, range(2), 2)
+    assert 0 < len(done) < 50
 
 
 def test_importing_the_store_imports_no_client_of_s3() -> None:

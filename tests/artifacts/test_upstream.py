@@ -1,5 +1,7 @@
 """A store that looks into another one, which is only read, for what it has not itself."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -17,7 +19,8 @@ from store_tools import (
 )
 
 from nanochat_core.artifacts.filesystems import MemoryFiles
-from nanochat_core.artifacts.store import ArtifactStore
+from nanochat_core.artifacts.stamps import RACY_NANOSECONDS
+from nanochat_core.artifacts.store import ArtifactStore, only_read
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -50,6 +53,26 @@ def test_a_miss_is_copied_from_upstream_which_is_not_written(
     alone = ArtifactStore(store.url)
     assert alone.lookup(make_request()) == found
     assert store.lookup(make_request(depth=3)) is None
+
+
+def test_a_folder_upstream_gets_no_notes_of_its_readers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    upstream = open_store("local", tmp_path / "upstream")
+    there = publish(upstream, make_request())
+    long_ago = 1_600_000_000
+    for path in (tmp_path / "upstream").rglob("*"):
+        os.utime(path, (long_ago, long_ago))
+    before = sorted((tmp_path / "upstream").rglob("*"))
+    time.sleep(2 * RACY_NANOSECONDS / 1e9)
+    store = below(only_read(upstream.url), tmp_path)
+    found = store.lookup(make_request())
+    assert found is not None
+    assert found.digest == there.digest
+    assert sorted((tmp_path / "upstream").rglob("*")) == before
+    assert list((tmp_path / "home").rglob("stamps/*.json")), "and it is not hashed twice"
 
 
 def test_what_is_here_is_not_asked_for(upstream: ArtifactStore, tmp_path: Path) -> None:

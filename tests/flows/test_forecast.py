@@ -234,7 +234,8 @@ def test_inputs_in_a_store_elsewhere_are_counted_as_downloads(tmp_path: Path) ->
     found = predict(store, **SEED)
     sizes = {ref.station: store.manifest(ref).bytes for ref in store.list()}
     assert row(found, "pretrain").download_bytes == sizes["tokens"] + sizes["tokenizer"]
-    assert found.download_bytes > 0
+    once = sum(sizes[name] for name in ("shards", "tokens", "tokenizer"))
+    assert found.download_bytes == once, "what a station has fetched is there for the next"
 
 
 def test_what_is_upstream_is_cached_and_downloaded(store: ArtifactStore, tmp_path: Path) -> None:

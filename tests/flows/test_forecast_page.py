@@ -157,6 +157,18 @@ def test_the_command_prints_a_table_or_json(tmp_path: Path) -> None:
     assert (pretrain.state, shards.state) == ("run", "cached")
 
 
+def test_times_of_stations_on_other_pools_are_said_to_be_of_this_machine(tmp_path: Path) -> None:
+    asked = ["tiny", "--store", str(tmp_path / "store"), "--pool", "pretrain=gpu"]
+    shown = " ".join(CliRunner().invoke(app, asked).output.split())
+    assert "Counted as if on that machine, too: pretrain (pool gpu)." in shown
+
+
+def test_a_price_without_end_is_refused(tmp_path: Path) -> None:
+    asked = ["tiny", "--store", str(tmp_path / "store"), "--price-per-hour", "inf"]
+    with pytest.raises(ConfigError, match="expected an amount"):
+        CliRunner().invoke(app, asked, catch_exceptions=False)
+
+
 def test_another_machine_is_named_by_its_gpu(tmp_path: Path) -> None:
     asked = ["tiny", "--store", str(tmp_path / "store")]
     shown = CliRunner().invoke(app, [*asked, "--on", "h100"])

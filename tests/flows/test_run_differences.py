@@ -12,7 +12,7 @@ from rich.console import Console
 
 from flows.dry_line import dry_run
 from flows.parameters import parse_parameters
-from flows.run_differences import RunComparison, compare_runs, number_pairs
+from flows.run_differences import RunComparison, compare_runs, number_pairs, run_record
 from flows.run_page import print_comparison
 from flows.why_command import diff_runs
 from nanochat_core.artifacts.store import ArtifactStore
@@ -203,6 +203,16 @@ def test_a_run_that_is_not_there_is_refused_with_those_that_are(
 def test_a_store_without_runs_says_how_to_make_one(runs: Runs) -> None:
     with pytest.raises(ArtifactNotFoundError, match="nanochat run demo"):
         compare_runs(runs.store, "last~1", "last")
+
+
+def test_a_record_that_names_no_preset_leaves_no_gap(runs: Runs) -> None:
+    runs.run(FIRST, stop_after="shards")
+    record = run_record(runs.store, FIRST)
+    del record["preset"]
+    runs.store.save_run(SECOND, {**record, "run": SECOND})
+    text = page(compare_runs(runs.store, FIRST, SECOND))
+    assert f"A: run {FIRST}, tiny, completed in" in text
+    assert f"B: run {SECOND}, completed in" in text
 
 
 def test_the_command_prints_the_page_or_json(

@@ -87,3 +87,13 @@ def test_a_run_that_fails_is_recorded_too(tmp_path: Path, text: Path) -> None:
     (record,) = ArtifactStore(str(tmp_path / "store")).runs().values()
     assert record["state"].startswith("DataError")
     assert record["stations"]["tokenizer"]["state"] == "failed"
+
+
+def test_a_run_does_not_end_for_want_of_a_forecast(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("a record of another version")
+
+    monkeypatch.setattr("flows.predicted.forecast", fail)
+    assert run(tmp_path, source=(str(text),), stop_after="shards") == {"shards": "made"}

@@ -63,7 +63,8 @@ def test_a_model_is_pushed_with_what_it_was_made_from_and_pulled_elsewhere(
     code, output = run("push", "latest", there, "--store", store.url, "--aliases")
     assert code == 0
     assert "copying 3 artifacts, " in output
-    assert output.splitlines()[-2:] == ["every byte was verified", "latest names it there, too"]
+    assert output.splitlines()[-2] == "every byte was verified"
+    assert output.splitlines()[-1] == f"latest names {store.resolve('latest').short} in {there}"
     code, output = run("pull", "latest", there, "--store", back)
     assert code == 0
     assert content(ArtifactStore(back)) == content(ArtifactStore(there))
@@ -73,6 +74,20 @@ def test_a_model_is_pushed_with_what_it_was_made_from_and_pulled_elsewhere(
     assert code == 0
     assert "already with all that it was made from" in output
     assert run("verify", "--store", back)[0] == 0
+
+
+def test_an_alias_that_is_moved_by_a_copy_is_said_with_what_it_named(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    there = ArtifactStore(str(tmp_path / "there"))
+    old = publish(there, "sft", seed=2)
+    there.set_alias("latest", old)
+    output = run("pull", "latest", there.url, "--store", store.url, "--aliases")[1]
+    (other,) = [ref for ref in store.list("sft") if ref.fingerprint == old.fingerprint]
+    assert store.resolve("latest") == other
+    assert output.splitlines()[-1].startswith(
+        f"latest names {old.short} in {store.url}, no longer sft/"
+    )
 
 
 def test_alone_means_without_what_it_was_made_from(store: ArtifactStore, tmp_path: Path) -> None:
@@ -105,7 +120,7 @@ def test_the_store_that_is_pulled_from_is_only_read(store: ArtifactStore, tmp_pa
         (["alias", "--remove"], 2, "takes the name of one alias"),
         (["alias", "a", "b", "--remove"], 2, "takes the name of one alias"),
         (["alias", "other", "--remove"], 1, "no alias 'other'; there are: latest"),
-        (["alias", "a/b", "latest"], 2, "cannot be used"),
+        (["alias", "a/b", "latest"], 2, "alias name 'a/b' cannot be used"),
         (["alias", "best", "nobody"], 1, "names nothing in the store"),
         (["gc", "--keep", "nobody"], 1, "names nothing in the store"),
     ],
@@ -172,24 +187,24 @@ def test_gc_tells_what_it_would_remove_and_then_does_the_same(store: ArtifactSto
     assert title.split() == ["what", "name", "size", "why"]
     assert line.startswith("artifact  sft/")
     assert line.endswith("nothing that is kept needs it")
-    assert last.startswith("nothing was removed; without --dry-run it would be 1 things, ")
+    assert last.startswith("nothing was removed; without --dry-run it would be 1 thing, ")
     assert last.endswith("; 3 artifacts kept for good reason")
     code, done = run("gc", *options)
     assert done.splitlines()[:2] == [title, line]
     assert done.splitlines()[2].startswith("removed 1 of 1, ")
     assert len(store.list()) == 3
     assert store.verify() == []
-    assert run("gc", *options)[1].startswith("removed 0 of 0, 0 B; 3 artifacts")
+    assert run("gc", *options)[1].startswith("there is nothing to remove; 3 artifacts")
 
 
 def test_gc_keeps_the_young_and_the_named_unless_told_otherwise(store: ArtifactStore) -> None:
-    assert run("gc", "--store", store.url)[1].startswith("removed 0 of 0")
+    assert run("gc", "--store", store.url)[1].startswith("there is nothing to remove")
     (doomed,) = [ref for ref in store.list("sft") if ref != store.resolve("latest")]
     options = ("--older-than", "0", "--keep-runs", "0", "--store", store.url)
     kept = run("gc", *options, "--keep", f"sft/{doomed.fingerprint[:12]}")[1]
-    assert kept.startswith("removed 0 of 0")
+    assert kept.startswith("there is nothing to remove")
     store.save_run("20260101-000000-abcdef", {"stations": {"sft": {"ref": doomed.model_dump()}}})
-    assert run("gc", *options[:2], *options[4:])[1].startswith("removed 0 of 0")
+    assert run("gc", *options[:2], *options[4:])[1].startswith("there is nothing to remove")
     assert run("gc", *options)[1].splitlines()[-1].startswith("removed 1 of 1")
 
 
@@ -201,7 +216,7 @@ def test_gc_leaves_artifacts_alone_while_something_is_made(store: ArtifactStore)
         note, last = output.splitlines()
         assert note.startswith("note: rl/00000000 is being made right now by process")
         assert note.endswith("whole artifacts stay until it is finished")
-        assert last.startswith("removed 0 of 0")
+        assert last.startswith("there is nothing to remove")
         assert "removed 1 of 1" in run("gc", *options, "--while-busy")[1]
 
 
@@ -261,7 +276,7 @@ def test_a_bucket_is_pushed_to_listed_cleaned_and_pulled_from(
     others = [ref for ref in store.list("sft") if ref != store.resolve("latest")]
     assert run("push", f"sft/{others[0].fingerprint}", s3_url, "--store", store.url)[0] == 0
     options = ("--older-than", "0", "--keep-runs", "0", "--store", s3_url)
-    assert "would be 1 things" in run("gc", "--dry-run", *options)[1]
+    assert "would be 1 thing," in run("gc", "--dry-run", *options)[1]
     assert "removed 1 of 1" in run("gc", *options)[1]
     here = str(tmp_path / "here")
     assert run("pull", "latest", s3_url, "--store", here)[0] == 0

@@ -172,6 +172,7 @@ def test_the_command_answers_in_words_or_as_json(made: Made) -> None:
     [
         (("stf",), UnknownNameError, "did you mean sft?"),
         (("stf",), UnknownNameError, "there are: shards, tokenizer"),
+        (("demo",), ArtifactNotFoundError, "'demo' names nothing in the store"),
         (("sft/0123abcd",), ArtifactNotFoundError, "names nothing in the store"),
         (("rl", "tiny", "--stop-after", "sft"), ConfigError, "rl is not in this run"),
         (("rl", "tyni"), UnknownNameError, "did you mean tiny"),

@@ -82,6 +82,7 @@ def test_another_host_goes_on_from_the_newest_step(files: Files, tmp_path: Path)
         *("checkpoints", "metrics.jsonl", "rollouts")
     ]
     assert (second.work / "metrics.jsonl").read_text() == '{"step": 7}\n'
+    assert files.read(f"{PLACE}/job.json"), "by which gc knows the inputs that are still needed"
     trainer = train(second, 9)
     assert (trainer.started_at, trainer.state) == (7, state_after(9))
 
