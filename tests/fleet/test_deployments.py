@@ -15,7 +15,7 @@ from nanochat_core.artifacts.store import ArtifactStore
 
 FILE = CHECKOUT / "deploy" / "prefect.yaml"
 DATA_STATIONS = ("shards", "tokenizer", "tokens")
-pytestmark = pytest.mark.prefect
+pytestmark = [pytest.mark.prefect, pytest.mark.xdist_group("fleet")]
 JOBS = {"pretrain", "base_eval", "sft", "chat_eval_sft", "rl", "chat_eval_rl"}
 
 

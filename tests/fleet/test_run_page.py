@@ -22,6 +22,7 @@ BROWSER = next(
 )
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.xdist_group("fleet"),
     pytest.mark.skipif(BROWSER is None, reason="no chromium or google-chrome on this machine"),
 ]
 LOAD_MS = 30_000
