@@ -254,7 +254,8 @@ def test_a_file_that_the_server_cannot_read_any_more_is_a_miss_once_that_is_know
 ) -> None:
     monkeypatch.setattr(verifying, "HASHED_AT_LOOKUP_BYTES", 1_000_000)
     store, work = other_host(url, tmp_path), tmp_path / "work"
-    output = work_in(work, 0)
+    # Content of its own: a copy that another test has sent must not be the one that is flipped.
+    output = work_in(work, 1_000)
     ref = store.publish(make_request(), work, output)
     mortal.kill()
     flip_on_disk(mortal, (work / "large").read_bytes()[13_000_000:13_000_100])
