@@ -10,7 +10,7 @@ from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.translate import reading
 from nanochat_core.artifacts.types import Request
 from nanochat_core.artifacts.unfinished import local_folder
-from tasks.stored_work import CHECKPOINTS, MANIFEST, STEP_FOLDER
+from tasks.stored_work import CHECKPOINTS, MANIFEST, STEP_FOLDER, WORK
 
 _GENERATION = re.compile(r"^(\d{6,})-\d{3,}$")
 
@@ -34,7 +34,7 @@ def _steps(files: Files, request: Request, last_manifest: int) -> list[int]:
     names = [match for match in map(_GENERATION.match, files.names(folder)) if match]
     # What led to an earlier manifest is never used again.
     useful = [match[0] for match in names if int(match[1]) > last_manifest]
-    return [_newest_step(files, f"{folder}/{name}/work/{CHECKPOINTS}") for name in useful]
+    return [_newest_step(files, f"{folder}/{name}/{WORK}/{CHECKPOINTS}") for name in useful]
 
 
 def _newest_step(files: Files, folder: str) -> int:

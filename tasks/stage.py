@@ -32,7 +32,7 @@ from tasks.cancelling import CancelWatch
 from tasks.checkpoint_sync import CheckpointSync
 from tasks.listening import Listener, StageRecord, StageState, describe_metrics
 from tasks.reporting import ProgressBar, publish_report, stage_markdown
-from tasks.stored_work import StoredWork
+from tasks.stored_work import WORK, StoredWork
 from tasks.torchrun import run_job
 
 LOST_JOB_RETRIES = 2
@@ -97,7 +97,7 @@ class StageWork:
         self.inputs: Mapping[str, Path] = InputFolders(call.run.store, self.input_refs)
         self.recipe, self.execution = call.recipe, call.execution
         self.source_paths = call.source_paths
-        self.work = folder / "work"
+        self.work = folder / WORK
         # A name of its own: processes of a killed run may still be writing into the last one.
         self.output = folder / f"{_OUTPUT}{uuid4().hex[:8]}"
         self.lease = lease

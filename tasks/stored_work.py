@@ -1,7 +1,7 @@
-"""The copy in the store of one work folder, from which another host can go on.
+"""The copy in the store of one work folder, below its generation, from which another host goes on.
 
-    <generation>/work/checkpoints/step-00000250-1f3a5b7c/...   bytes first, manifest.json last
-    <generation>/work/checkpoints/best.json, work/metrics.jsonl, ...   small files beside them
+    work/checkpoints/step-00000250-1f3a5b7c/...   bytes first, manifest.json last
+    work/checkpoints/best.json, work/metrics.jsonl, ...   small files beside them
 
 The layout is that of `nanochat_core.training.checkpoint_files`, read here without torch: a step
 counts when its manifest is sound, and each file has the sha256 that stands in it.
@@ -34,7 +34,8 @@ from tasks.launches import JOB_FILE, LAUNCH_FILE
 
 log = logging.getLogger(__name__)
 
-CHECKPOINTS, MANIFEST, BEST = "checkpoints", "manifest.json", "best.json"
+WORK, CHECKPOINTS = "work", "checkpoints"
+MANIFEST, BEST = "manifest.json", "best.json"
 STEP_FOLDER = re.compile(r"^step-(\d{8,})-([0-9a-f]{8})$")
 SMALL_BYTES = 64 * 2**20
 """Larger files beside the checkpoints are no notes of a run; nothing resumes from them."""

@@ -174,7 +174,7 @@ def test_unfinished_work_is_kept_as_long_as_artifacts_are(local_store: ArtifactS
 def test_work_that_went_on_since_it_was_found_stays(local_store: ArtifactStore) -> None:
     *_, work = leave_everything(local_store)
     collection = plan_collection(local_store, NOTHING_BUT_ALIASES)
-    local_store.files.write(f"{work}/work/more.bin", b"more")
+    local_store.files.write(f"{work}/made/more.bin", b"more")
     stayed: list[str] = []
     sweep(local_store, collection, lambda one, why: stayed.append(why))
     assert stayed.count("it was worked on since it was found") == 1

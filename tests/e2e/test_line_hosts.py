@@ -32,7 +32,7 @@ def start(url: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
 def steps_here(home: Path) -> list[int]:
     """Whole steps in the in-progress folder of a host."""
-    found = home.glob(".cache/*/stores/*/inprogress/pretrain/*/*/work/checkpoints/step-*/manifest*")
+    found = home.glob(".cache/*/stores/*/inprogress/pretrain/*/*/*/checkpoints/step-*/manifest*")
     return sorted(int(path.parent.name[5:13]) for path in found)
 
 

@@ -89,7 +89,7 @@ class Scene:
 
     def trained_steps(self) -> int:
         """How far the training on this machine has come; steps are logged one by one."""
-        pattern = "**/inprogress/pretrain/**/work/metrics.jsonl"
+        pattern = "**/inprogress/pretrain/**/metrics.jsonl"
         last = [path.read_bytes().splitlines()[-1:] for path in self.worker.home.glob(pattern)]
         steps = [json.loads(line)["step"] for lines in last for line in lines]
         return max(steps, default=0)

@@ -211,7 +211,9 @@ def test_of_a_store_elsewhere_the_work_on_this_host_counts_too(made: Made, tmp_p
     assert {step.state for step in dry_run(resolved, store).values()} == {"cached", "miss"}
     deeper = made.resolved(overrides={"pretrain.depth": 3})
     request = request_of(dry_run(deeper, store)["pretrain"])
-    there = f"inprogress/pretrain/{request.fingerprint}/000001-000/work/checkpoints"
+    there = "/".join(
+        ("inprogress", "pretrain", request.fingerprint, "000001-000", "work", "checkpoints")
+    )
     store.files.write(f"{there}/step-00000010-0123abcd/manifest.json", b"{}")
     assert dry_run(deeper, store)["pretrain"].in_progress_step == 10
     here = store.generation(request) / "work" / "checkpoints" / "step-00000020-0123abcd"
