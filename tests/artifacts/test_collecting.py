@@ -1,51 +1,22 @@
-"""Collecting what nobody needs: what is kept, what goes, and that a kill leaves a sound store."""
+"""Collecting what nobody needs: what is kept, and what goes."""
 
 import json
 import os
-import random
-import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-from family_tools import DAY, age, digests, everything, make, make_family, record_of, request_of
+from collecting_tools import NOTHING_BUT_ALIASES, assert_whole, collect, kinds
+from family_tools import DAY, age, digests, make, make_family, record_of, request_of
 from store_tools import flip_byte, open_store
 
-from nanochat_core.artifacts.ancestry import Ancestry
-from nanochat_core.artifacts.collecting import Collection, Keeping, plan_collection
-from nanochat_core.artifacts.local_files import LocalFiles
+from nanochat_core.artifacts.collecting import Keeping, plan_collection
 from nanochat_core.artifacts.records import Manifests, manifest_path
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.sweeping import sweep
 from nanochat_core.artifacts.transfer import plan_transfer
 from nanochat_core.artifacts.unfinished import being_made
 from nanochat_core.errors import ArtifactNotFoundError, DamagedFileError
-
-NOTHING_BUT_ALIASES = Keeping(runs=0, young_seconds=0)
-
-
-def collect(store: ArtifactStore, keeping: Keeping = NOTHING_BUT_ALIASES) -> Collection:
-    """Plan and sweep; what had to stay is a failure."""
-    collection = plan_collection(store, keeping)
-    stayed: list[str] = []
-    sweep(store, collection, lambda removal, why: stayed.append(why) if why else None)
-    assert stayed == []
-    return collection
-
-
-def kinds(collection: Collection) -> list[str]:
-    return sorted(removal.kind for removal in collection.removals)
-
-
-def assert_whole(store: ArtifactStore) -> None:
-    """Sound, every alias with its whole lineage."""
-    assert store.verify() == []
-    ancestry = Ancestry(Manifests(store.files))
-    ancestry.closure(store.aliases().values())
-    assert ancestry.missing == []
 
 
 def test_what_an_alias_names_is_kept_with_all_that_it_was_made_from(
@@ -306,99 +277,6 @@ def test_copies_on_this_machine_go_when_they_were_not_used_for_long(tmp_path: Pa
     assert used.exists()
     assert not unused.exists()
     assert (store.materialize(family["shards"]) / "data.bin").exists()
-
-
-class Killed(BaseException):
-    """In place of SIGKILL."""
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_collecting_that_ends_after_any_removal_leaves_a_sound_store(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
-    """Every step that changes the store may be the last one."""
-    template = open_store("local", tmp_path / "template")
-    for i in range(2):
-        family = make_family(template, tmp_path / "made", seed=i, size=40)
-    template.set_alias("latest", family["sft"])
-    for steps in range(seed, 30, 3):
-        place = tmp_path / str(steps)
-        shutil.copytree(template.url, place)
-        store = ArtifactStore(str(place))
-        if collect_some(store, steps, monkeypatch):
-            break
-        assert_whole(store)
-        assert_lineages_whole(store)
-    collect(store)
-    assert_whole(store)
-    assert len(store.list()) == 5
-
-
-def collect_some(store: ArtifactStore, steps: int, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Collect until so many removals were done; whether it came to the end."""
-    remove, count = LocalFiles.remove, []
-
-    def remove_or_die(self: LocalFiles, path: str) -> None:
-        if len(count) == steps:
-            raise Killed
-        count.append(path)
-        remove(self, path)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(LocalFiles, "remove", remove_or_die)
-        try:
-            sweep(store, plan_collection(store, NOTHING_BUT_ALIASES), lambda one, why: None)
-        except Killed:
-            return False
-    return True
-
-
-def assert_lineages_whole(store: ArtifactStore) -> None:
-    ancestry = Ancestry(Manifests(store.files))
-    ancestry.closure(store.list())
-    assert ancestry.missing == []
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("seed", range(3))
-def test_collecting_that_is_killed_at_any_moment_leaves_a_sound_store(
-    tmp_path: Path, seed: int
-) -> None:
-    store = ArtifactStore(str(tmp_path / "store"))
-    kept = make_family(store, tmp_path / "made")
-    store.set_alias("latest", kept["sft"])
-    for i in range(1, 7):
-        make_family(store, tmp_path / "made", seed=i, size=400)
-    age(store, 3)
-    script = (
-        "import sys; from nanochat_core.artifacts.store import ArtifactStore as S;"
-        "from nanochat_core.artifacts.collecting import *;"
-        "from nanochat_core.artifacts.sweeping import sweep;"
-        "s = S(sys.argv[1]); c = plan_collection(s, Keeping(runs=0, young_seconds=0));"
-        "print('found', flush=True); sweep(s, c, lambda one, why: None); print('done', flush=True)"
-    )
-    moments, kills = random.Random(seed), 0
-    for _ in range(12):
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, store.url], stdout=subprocess.PIPE
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"found\n"
-        time.sleep(moments.uniform(0, 0.03))
-        process.send_signal(signal.SIGKILL)
-        is_done = process.stdout.read() == b"done\n"
-        process.wait()
-        process.stdout.close()
-        assert_whole(store)
-        assert_lineages_whole(store)
-        if is_done:
-            break
-        kills += 1
-    collect(store)
-    assert kills >= 1
-    assert set(digests(store)) == {(ref.station, ref.fingerprint) for ref in kept.values()}
-    named = {store.manifest(ref).attempt for ref in store.list()}
-    assert len(everything(store)) == 1 + 4 * len(named)
 
 
 @pytest.mark.s3
