@@ -12,10 +12,11 @@ from typing import Annotated, Any, NoReturn, ParamSpec
 import typer
 
 from flows.artifacts_command import COMMANDS as ARTIFACT_COMMANDS
-from flows.artifacts_command import StoreOption
 from flows.bootstrap_command import EPILOG_LINES as BOOTSTRAP_EXAMPLES
 from flows.bootstrap_command import bootstrap
 from flows.by_hand.commands import eval_app, train_app
+from flows.chat_command import EPILOG_LINES as CHAT_EXAMPLES
+from flows.chat_command import chat
 from flows.doctor_command import EPILOG_LINES as DOCTOR_EXAMPLES
 from flows.doctor_command import doctor
 from flows.join_command import EPILOG_LINES as JOIN_EXAMPLES
@@ -43,7 +44,7 @@ def examples(*lines: str) -> str:
     return "\n  ".join(("\b\nExamples:", *lines))
 
 
-BENCHMARKS = ("train",)
+BENCHMARKS = ("train", "infer", "serve")
 
 app = typer.Typer(
     help="Text to a chat model that answers, cached and resumable.",
@@ -177,42 +178,7 @@ def _chat_command(store: str) -> str:
     return "nanochat chat" + ("" if store == "default" else f" --store {shlex.quote(store)}")
 
 
-@app.command(
-    epilog=examples(
-        "nanochat chat                     a dialogue with the newest model",
-        'nanochat chat -p "Who are you?"   one question, one answer',
-        "nanochat chat tiny                the model of that preset",
-        "nanochat chat sft/3f2a91c0        any model of: nanochat artifacts ls",
-    )
-)
-@told
-def chat(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="alias, station/fingerprint, tag as d4, or folder"),
-    ] = "latest",
-    prompt: Annotated[
-        str | None, typer.Option("-p", metavar="TEXT", help="one question, one answer, no dialogue")
-    ] = None,
-    store: StoreOption = "default",
-) -> None:
-    """Talk to a model that was made here."""
-    from flows.looking import open_store, resolve_model
-    from nanochat_core.inference.by_hand import by_hand_base
-
-    if prompt is not None and not prompt.strip():
-        raise ConfigError('-p got no text; give a question, as in -p "Who are you?"')
-    environ = _environ()
-    opened = open_store(store, environ)
-    model_folder, tokenizer_folder = resolve_model(opened, model, by_hand_base(environ))
-    if prompt is None and sys.stdin.isatty():
-        typer.echo(f"loading {model} from {model_folder}")
-    command = [sys.executable, "-m", "nanochat_core.jobs.chat"]
-    command += ["--model", str(model_folder), "--tokenizer", str(tokenizer_folder)]
-    command += [] if prompt is None else ["-p", prompt]
-    # The conversation takes over this process: terminal, Ctrl-C and exit code are all its own.
-    os.execv(sys.executable, command)
-
+app.command(epilog=examples(*CHAT_EXAMPLES))(told(chat))
 
 app.command(
     epilog=examples(
@@ -233,14 +199,20 @@ app.command("verify-resume", epilog=examples(*VERIFY_EXAMPLES))(told(verify_resu
 @app.command(
     # What follows the name of a benchmark is its own, --help too.
     context_settings={"allow_extra_args": True, "allow_interspersed_args": False},
-    epilog=examples("nanochat bench train", "nanochat bench train --threads 2 --rounds 10"),
+    epilog=examples(
+        "nanochat bench train              training steps per second",
+        "nanochat bench infer              tokens per second of the engine",
+        "nanochat bench serve --clients 64 the same over HTTP, and how long clients wait",
+    ),
 )
 @told
 def bench(
     context: typer.Context,
     what: Annotated[
         str,
-        typer.Argument(metavar="WHAT", help="train; nanochat bench train --help lists its options"),
+        typer.Argument(
+            metavar="WHAT", help="train, infer or serve; nanochat bench train --help lists options"
+        ),
     ],
 ) -> None:
     """Measure this machine: one line of JSON."""

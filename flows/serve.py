@@ -21,15 +21,15 @@ from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
 from flows.looking import open_store, resolve_model
-from flows.serve_command import served_name, server_command
+from flows.serve_command import Door, server_command
 from nanochat_core import supervise
 from nanochat_core.errors import JobLostError, NanochatError
 from nanochat_core.inference.by_hand import by_hand_base
 from tasks.cancelling import CancelWatch
 from tasks.torchrun import LogTail, last_lines
 
-GRACE_SECONDS = 5.0
-"""The server itself gives slow readers two."""
+GRACE_SECONDS = 16.0
+"""The server itself gives replies that run ten, and slow readers two."""
 POLL_SECONDS = 0.2
 USER_ERROR = 2
 READY = re.compile(r"^serving .*: (?P<url>http://\S+)$")
@@ -48,13 +48,16 @@ def serve(
     Args:
         model: alias, station/fingerprint, or tag as d4
         store: folder or fsspec URL of the artifact store
-        host: address to listen on; 0.0.0.0 lets other machines in, without a key
+        host: address to listen on; 0.0.0.0 lets other machines in, with the key that the
+            environment of the worker has as NANOCHAT_API_KEY
         port: 0 takes a free one
         device: auto takes cuda, then mps, then cpu
     """
     environ = dict(os.environ)  # noqa: TID251  an entry: read here, passed down as values
-    found = resolve_model(open_store(store, environ), model, by_hand_base(environ))
-    command = server_command(found, served_name(model), host=host, port=port, device=device)
+    opened, by_hand = open_store(store, environ), by_hand_base(environ)
+    # A model that is not there is said before anything starts.
+    resolve_model(opened, model, by_hand)
+    command = server_command(model, opened.url, by_hand, Door(host, port, device))
     with running_server(command, environ) as (process, log), CancelWatch():
         _follow(process, log, model)
 

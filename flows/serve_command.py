@@ -2,63 +2,136 @@
 
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from flows.artifacts_command import StoreOption
 from nanochat_core.errors import ConfigError
 
 SERVER_MODULE = "nanochat_core.serving.app"
+LATEST = "latest"
 
 
-def serve(
+@dataclass(frozen=True)
+class Door:
+    """Where a server listens and what it takes; the fields are options of its command line."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    device: str = "auto"
+    replicas: str = "auto"
+    rows: int = 32
+    max_waiting: int = 64
+    max_loaded: int = 2
+    cors_origin: Sequence[str] = field(default=())
+    exact: bool = False
+
+    def options(self) -> list[str]:
+        """As arguments."""
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port={self.port}; give 0 (a free one) to 65535")
+        named = {name: value for name, value in vars(self).items() if name not in _OTHER_KINDS}
+        given = [(f"--{name.replace('_', '-')}", str(value)) for name, value in named.items()]
+        given += [("--cors-origin", origin) for origin in self.cors_origin]
+        return [*(word for pair in given for word in pair), *(["--exact"] * self.exact)]
+
+
+_OTHER_KINDS = ("cors_origin", "exact")
+
+
+def serve(  # noqa: PLR0913  one parameter per option
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="alias, station/fingerprint, tag as d4, or folder"),
-    ] = "latest",
+        typer.Argument(
+            metavar="MODEL",
+            show_default=False,
+            help="what a request gets that names none: alias, station/fingerprint, tag as d4, or "
+            "folder; default: latest. The others of the store are loaded when they are asked for",
+        ),
+    ] = "",
+    alias: Annotated[
+        str, typer.Option(metavar="NAME", show_default=False, help="the same as MODEL")
+    ] = "",
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="0.0.0.0 lets other machines in, without a key")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="PORT", help="0 takes a free one")] = 8000,
-    store: Annotated[
         str,
         typer.Option(
-            "--store",
-            metavar="PLACE",
-            show_default=False,
-            help="folder or URL (s3://bucket/prefix) of the artifacts; default: NANOCHAT_STORE, "
-            "else a folder of your user's cache",
+            metavar="ADDRESS",
+            help="0.0.0.0 lets other machines in; then set NANOCHAT_API_KEY, a key of your choice "
+            "that every client has to send",
         ),
-    ] = "default",
+    ] = Door.host,
+    port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="0 takes a free one")
+    ] = Door.port,
+    store: StoreOption = "default",
+    device: Annotated[
+        str, typer.Option(metavar="KIND", help="cuda, mps or cpu; auto takes the first there is")
+    ] = Door.device,
+    replicas: Annotated[
+        str,
+        typer.Option(metavar="N", help="processes for each model; auto: one for each GPU, else 1"),
+    ] = Door.replicas,
+    rows: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="replies that one replica computes at once; takes memory"
+        ),
+    ] = Door.rows,
+    max_waiting: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="replies of a model that may wait; more are refused (429)"
+        ),
+    ] = Door.max_waiting,
+    max_loaded: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="models in memory; the one unused for longest makes room"
+        ),
+    ] = Door.max_loaded,
+    cors_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="https://SITE", help="a site whose pages may ask this server; repeatable"
+        ),
+    ] = None,
+    exact: Annotated[
+        bool,
+        typer.Option(
+            "--exact", help="equal requests get equal replies, whatever else runs; slower"
+        ),
+    ] = False,
 ) -> None:
-    """Serve a model: a chat page for the browser, and the OpenAI API under /v1."""
+    """Serve models: a chat page for the browser, and the OpenAI API under /v1.
+
+    Ctrl-C lets replies that run come to their end (10 seconds at most); a second one ends at once.
+    """
     from flows.looking import open_store, resolve_model
     from nanochat_core.inference.by_hand import by_hand_base
 
     environ = os.environ  # noqa: TID251  an entry: read here, passed down as values
-    opened = open_store(store, environ)
-    found = resolve_model(opened, model, by_hand_base(environ))
-    typer.echo(f"loading {model} from {found[0]}")
-    command = server_command(found, served_name(model), host=host, port=port)
+    if model and alias and model != alias:
+        raise ConfigError(f"MODEL {model!r} and --alias {alias!r} are two; give one of them")
+    name, opened, by_hand = (
+        model or alias or LATEST,
+        open_store(store, environ),
+        by_hand_base(environ),
+    )
+    door = Door(
+        host, port, device, replicas, rows, max_waiting, max_loaded, cors_origin or (), exact
+    )
+    command = server_command(name, opened.url, by_hand, door)
+    # A model that is not there is said before anything starts.
+    typer.echo(f"loading {name} from {resolve_model(opened, name, by_hand)[0]}")
     # The server takes over this process: terminal, Ctrl-C and exit code are all its own.
     os.execv(sys.executable, command)
 
 
-def served_name(model: str) -> str:
-    """What clients see a model called: as it was asked for, but no path of this machine."""
-    return Path(model).expanduser().name if Path(model).expanduser().is_dir() else model
-
-
-def server_command(
-    folders: tuple[Path, Path], name: str, *, host: str, port: int, device: str = "auto"
-) -> list[str]:
-    """The command line of a server for the folders of a model and of its tokenizer."""
-    if not 0 <= port <= 65535:
-        raise ConfigError(f"port={port}; give 0 (a free one) to 65535")
-    model_folder, tokenizer_folder = folders
-    return [
-        *(sys.executable, "-m", SERVER_MODULE),
-        *("--model", str(model_folder), "--tokenizer", str(tokenizer_folder)),
-        *("--name", name, "--host", host, "--port", str(port), "--device", device),
-    ]
+def server_command(model: str, store_url: str, by_hand: Path, door: Door) -> list[str]:
+    """The command line of a server for a store; credentials stay in the environment."""
+    places = ("--store", store_url, "--by-hand", str(by_hand), "--model", model)
+    return [sys.executable, "-m", SERVER_MODULE, *places, *door.options()]

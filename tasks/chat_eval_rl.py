@@ -3,7 +3,7 @@
 from nanochat_core.config.job import StageOutput
 from tasks.stage import LOST_JOB_RETRIES, StageWork, stage
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @stage("chat_eval_rl", code_version=CODE_VERSION, retries=LOST_JOB_RETRIES)

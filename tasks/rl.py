@@ -4,7 +4,7 @@ from nanochat_core.config.job import StageOutput
 from tasks.kernel_cache import shared_kernels
 from tasks.stage import LOST_JOB_RETRIES, StageWork, stage
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @stage("rl", code_version=CODE_VERSION, retries=LOST_JOB_RETRIES)

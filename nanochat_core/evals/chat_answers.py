@@ -6,8 +6,6 @@ Shapes: B problems, T positions, V vocabulary.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from nanochat_core.benchmarks.base import (
     Benchmark,
     CategoricalBenchmark,
@@ -16,14 +14,10 @@ from nanochat_core.benchmarks.base import (
 )
 from nanochat_core.errors import ConfigError, DataError, TrainingError
 from nanochat_core.inference.engine import InferenceEngine
-from nanochat_core.inference.sampler import GREEDY
-from nanochat_core.model.gpt import GPT
-from nanochat_core.model.kv_cache import KVCache
+from nanochat_core.inference.requests import Request
+from nanochat_core.inference.settings import GREEDY
 from nanochat_core.tokenizer.chat_format import MAX_TOKENS, render_prompt, visible_text
 from nanochat_core.tokenizer.tokenizer import Tokenizer
-
-GENERATION_FACTOR = 4
-"""A cached token takes a tenth or less of what a token of a training step does."""
 
 OnDone = Callable[[int], None]
 """Told how many problems are settled; may be told the same number often, and may raise."""
@@ -51,7 +45,8 @@ def answer_problems(
 ) -> list[Answer]:
     """Put problems to a model, each in a conversation of its own; in any order.
 
-    `batch_tokens` bounds the tokens of a batch, save that one problem always fits.
+    `batch_tokens` bounds the tokens of a batch of prompts, save that one always fits; how many
+    replies are written at once is a setting of the engine.
     """
     if isinstance(benchmark, CategoricalBenchmark):
         return pick_letters(engine, benchmark, indices, batch_tokens=batch_tokens, on_done=on_done)
@@ -60,7 +55,6 @@ def answer_problems(
             engine,
             benchmark,
             indices,
-            batch_tokens=batch_tokens,
             max_new_tokens=max_new_tokens,
             on_done=on_done,
         )
@@ -76,11 +70,11 @@ def pick_letters(
     on_done: OnDone = lambda _: None,
 ) -> list[Answer]:
     """The letter of each problem with the largest logit right after `assistant_start`."""
-    model, tokenizer = engine.model, engine.tokenizer
+    tokenizer = engine.tokenizer
     letters = {index: _letter_tokens(benchmark, index, tokenizer) for index in indices}
     answers: list[Answer] = []
-    for batch in _batches(engine, benchmark, indices, batch_tokens, extra=0):
-        logits_BV = last_logits(model, [tokens for _, tokens, _ in batch])
+    for batch in _batches(_prompts(engine, benchmark, indices), batch_tokens):
+        logits_BV = engine.last_logits([tokens for _, tokens, _ in batch])
         if logits_BV.isnan().any():
             raise TrainingError(
                 f"the model's logits are NaN on {benchmark.name}; its weights are bad"
@@ -95,50 +89,29 @@ def pick_letters(
     return answers
 
 
-def last_logits(model: GPT, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Logits (B, V) after the last token of each prompt, on the CPU.
-
-    Rows are padded on the right: attention is causal, so padding cannot change what is before it.
-    """
-    lengths = [len(tokens) for tokens in prompts]
-    rows = [[*tokens, *[0] * (max(lengths) - len(tokens))] for tokens in prompts]
-    with torch.inference_mode():
-        cache = KVCache(model.config, len(rows), max(lengths), model.compute_dtype, model.device)
-        tokens_BT = torch.tensor(rows, device=model.device)
-        # With a cache, the head need not see more than the last tokens: (B, T, V) can be GiBs.
-        logits_B1V = model.forward_cached(tokens_BT, cache, num_valid=lengths, last_only=True)
-        return logits_B1V[:, 0].float().cpu()
-
-
 def write_replies(
     engine: InferenceEngine,
     benchmark: GenerativeBenchmark,
     indices: Sequence[int],
     *,
-    batch_tokens: int,
     max_new_tokens: int,
     on_done: OnDone = lambda _: None,
 ) -> list[Answer]:
-    """Greedy replies, tools included, and what the benchmark gives for them."""
+    """Greedy replies, tools included, and what the benchmark gives for them.
+
+    A reply is scored when it ends, while the engine goes on with the others.
+    """
+    asked = _prompts(engine, benchmark, indices)
+    requests = [
+        Request(tuple(tokens), GREEDY, max_new_tokens, wants_text=False) for _, tokens, _ in asked
+    ]
     answers: list[Answer] = []
-
-    def still_here() -> bool:
-        # Long replies take minutes: what `on_done` raises for a stop ends them in between.
+    # Long replies take minutes: what `on_done` raises for a stop ends them in between.
+    for number, reply in engine.replies(requests, on_step=lambda: on_done(len(answers))):
+        index, _, is_cropped = asked[number]
+        text = visible_text(engine.tokenizer, reply.tokens)
+        answers.append(Answer(index, text, benchmark.score(index, text), is_cropped))
         on_done(len(answers))
-        return False
-
-    room = GENERATION_FACTOR * batch_tokens
-    for batch in _batches(engine, benchmark, indices, room, extra=max_new_tokens):
-        replies = engine.generate_replies(
-            [tokens for _, tokens, _ in batch],
-            GREEDY,
-            max_new_tokens=max_new_tokens,
-            stop_requested=still_here,
-        )
-        for (index, _, is_cropped), reply in zip(batch, replies, strict=True):
-            text = visible_text(engine.tokenizer, reply.tokens)
-            answers.append(Answer(index, text, benchmark.score(index, text), is_cropped))
-            on_done(len(answers))
     return answers
 
 
@@ -163,23 +136,19 @@ _Prompt = tuple[int, list[int], bool]
 """Index of the problem, tokens, whether the end was cut off."""
 
 
-def _batches(
-    engine: InferenceEngine,
-    benchmark: Benchmark,
-    indices: Sequence[int],
-    batch_tokens: int,
-    *,
-    extra: int,
-) -> Iterator[list[_Prompt]]:
-    """Prompts of like length together, the longest first, so that memory peaks at once.
-
-    `extra` is how many tokens each may grow by.
-    """
+def _prompts(
+    engine: InferenceEngine, benchmark: Benchmark, indices: Sequence[int]
+) -> list[_Prompt]:
+    """Prompts of like length together, the longest first, so that memory peaks at once."""
     prompts = [_prompt(engine, benchmark, index) for index in indices]
-    prompts.sort(key=lambda item: -len(item[1]))
+    return sorted(prompts, key=lambda item: -len(item[1]))
+
+
+def _batches(prompts: Sequence[_Prompt], batch_tokens: int) -> Iterator[Sequence[_Prompt]]:
+    """Neighbours as many as fit, padding counted; at least one."""
     first = 0
     while first < len(prompts):
-        count = max(1, batch_tokens // (len(prompts[first][1]) + extra))
+        count = max(1, batch_tokens // len(prompts[first][1]))
         yield prompts[first : first + count]
         first += count
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat_core.inference.engine import InferenceEngine
-from nanochat_core.inference.sampler import GREEDY, SamplingSettings
+from nanochat_core.inference.settings import GREEDY, SamplingSettings
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from nanochat_core.distributed.ranks import pick_device
-from nanochat_core.inference.engine import InferenceEngine
+from nanochat_core.inference.engine import EngineSettings, InferenceEngine
 from nanochat_core.inference.loading import load_pair, read_config
 
 SMALL_WIDTH = 512
@@ -14,7 +14,12 @@ SMALL_WIDTH = 512
 MAX_THREADS = 8
 
 
-def open_engine(model_folder: Path, tokenizer_folder: Path, device: str) -> InferenceEngine:
+def open_engine(
+    model_folder: Path,
+    tokenizer_folder: Path,
+    device: str,
+    settings: EngineSettings | None = None,
+) -> InferenceEngine:
     """Load a model to answer with, and set the number of CPU threads of this process for it."""
     place = pick_device(device)
     _, shape = read_config(model_folder)
@@ -23,4 +28,4 @@ def open_engine(model_folder: Path, tokenizer_folder: Path, device: str) -> Infe
     # A single token is read-bound: on a CPU, casting float32 weights for each would cost more.
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
     model, _, tokenizer = load_pair(model_folder, tokenizer_folder, place, dtype)
-    return InferenceEngine(model, tokenizer)
+    return InferenceEngine(model, tokenizer, settings)

@@ -24,7 +24,7 @@ from nanochat_core.evals.samples import Sample, draw_samples
 from nanochat_core.evals.score_table import CORE_FILE, SCORES_FILE, core_rows, score_lines
 from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.loading import load_pair
-from nanochat_core.inference.sampler import SamplingSettings
+from nanochat_core.inference.settings import SamplingSettings
 from nanochat_core.jobs.common import StopRequest, run_job_main
 from nanochat_core.jobs.device_rows import DeviceRows, evaluated_rows, rows_of
 from nanochat_core.jobs.hardware import describe_hardware

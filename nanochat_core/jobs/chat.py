@@ -1,171 +1,256 @@
 """Talk to a chat model in a terminal: `python -m nanochat_core.jobs.chat --model … --tokenizer …`.
 
-One reply to `-p TEXT` or to a text from a pipe; else a conversation, in which Ctrl-C stops a reply
-and `/quit` or Ctrl-D ends. Modules that need torch are imported after the arguments are read.
+One reply to `-p TEXT`, to a text from a pipe, or to both (`-p` first); else a conversation.
+Modules that need torch are imported after the arguments are read.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import importlib
+import errno
+import io
 import os
+import select
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
 
-from nanochat_core.conversation.types import Conversation, Message, Part, user
-from nanochat_core.errors import ConfigError, NanochatError
+from nanochat_core.errors import ConfigError, NanochatError, UnknownNameError
+from nanochat_core.inference.named_models import ModelShelf, NamedModel
+from nanochat_core.jobs.chat_commands import Commands, described
+from nanochat_core.jobs.chat_dialogue import (
+    MAX_CHARACTERS,
+    Answer,
+    ChatModel,
+    Dialogue,
+    Hear,
+    check_text,
+    load_chat_model,
+    unheard,
+)
+from nanochat_core.jobs.chat_input import InputHistory, LineEditor, MessageReader, Typed
+from nanochat_core.jobs.chat_saving import json_line
+from nanochat_core.jobs.chat_settings import KNOBS, ChatSettings
+from nanochat_core.jobs.chat_terminal import (
+    Screen,
+    end_in_order,
+    harmless,
+    status,
+    stoppable,
+    takes_colours,
+    waiting,
+)
 
-if TYPE_CHECKING:
-    from nanochat_core.inference.engine import InferenceEngine
-    from nanochat_core.inference.sampler import SamplingSettings
-    from nanochat_core.inference.streaming import Piece
-
-EXIT_USER_ERROR = 2
-MAX_PROMPT_TOKENS = 2048
-HINT = "Ctrl-C stops a reply; /quit or Ctrl-D ends."
+EXIT_USER_ERROR, EXIT_INTERRUPTED, EXIT_NOT_WRITTEN = 2, 130, 1
+MAX_BYTES = 4 * MAX_CHARACTERS
+"""Of a text from a pipe: UTF-8 has at most four a character."""
+PATIENCE_SECONDS = 3.0
+"""After so long without a text from the pipe, people are told what is waited for."""
+HINT = "/help lists the commands; Ctrl-C stops a reply, Ctrl-D ends."
 
 
-class Chat:
-    """A conversation with a model: what was said so far, and how replies are sampled."""
+@dataclass(frozen=True)
+class ChatModels:
+    """Loads models by name, as long as there is a store to find them in."""
 
-    def __init__(
-        self, engine: InferenceEngine, settings: SamplingSettings, max_new_tokens: int
-    ) -> None:
-        self.engine, self.settings, self.max_new_tokens = engine, settings, max_new_tokens
-        self.messages: list[Message] = []
-        self.max_prompt_tokens = min(MAX_PROMPT_TOKENS, engine.model.max_positions // 2)
+    device: str
+    shelf: ModelShelf | None
 
-    def reply(self, text: str) -> Iterator[Piece]:
-        """Pieces of the answer as they come; what came before an interruption is remembered."""
-        from nanochat_core.inference.streaming import ReplyDecoder
-        from nanochat_core.tokenizer.chat_format import parse_reply, render_prompt, trim_history
+    def names(self) -> list[NamedModel]:
+        """The models that there are."""
+        return self._shelf().names()
 
-        tokenizer, limit = self.engine.tokenizer, self.max_prompt_tokens
-        asked = Conversation(messages=(*self.messages, user(text)))
-        asked = trim_history(tokenizer, asked, max_tokens=limit)
-        tokens = self.engine.generate_ids(
-            render_prompt(tokenizer, asked, max_tokens=limit),
-            self.settings,
-            max_new_tokens=self.max_new_tokens,
-        )
-        decoder, reply = ReplyDecoder(tokenizer), []
+    def load(self, name: str) -> ChatModel:
+        """One of them, ready to answer."""
+        with waiting(sys.stderr, f"loading {name} ..."):
+            try:
+                found = self._shelf().find(name)
+            except (OSError, RuntimeError, ValueError) as error:  # a name that no file can have
+                raise UnknownNameError(f"no model can be called {name!r} ({error})") from error
+            ref = found.ref.short if found.ref else ""
+            return load_chat_model(name, found.model, found.tokenizer, self.device, ref)
+
+    def _shelf(self) -> ModelShelf:
+        if self.shelf is None:
+            raise ConfigError("this chat knows one model only; start it with --store PLACE")
+        return self.shelf
+
+
+class TerminalChat:
+    """A conversation in a terminal: reads, answers and obeys until it is ended."""
+
+    def __init__(self, dialogue: Dialogue, screen: Screen, models: ChatModels) -> None:
+        self.dialogue, self.screen = dialogue, screen
+        self.commands = Commands(dialogue, screen, models, self._retry)
+        self._has_told_dropped = False
+
+    def converse(self, editor: LineEditor) -> None:
+        """Take messages and commands until /quit, Ctrl-D, or Ctrl-C twice."""
+        reader, has_warned = MessageReader(editor.read_line), False
+        while not self.commands.has_quit:
+            try:
+                typed = reader.read()
+                has_warned = False
+                if typed.text:
+                    editor.remember(typed)
+                    self._take(typed)
+            except EOFError:
+                self.screen.note("")
+                return
+            except UnicodeDecodeError:
+                self.screen.note("that was not UTF-8 and is not sent", "error")
+            except KeyboardInterrupt:
+                if has_warned and editor.was_clear():
+                    self.screen.note("")
+                    return
+                self.screen.note("\nCtrl-C again or Ctrl-D ends; /help lists the commands")
+                has_warned = True
+
+    def _take(self, typed: Typed) -> None:
+        if typed.text.startswith("/") and not typed.is_block:
+            if not typed.text.startswith("//"):
+                self.commands.carry_out(typed.text)
+                return
+            typed = Typed(typed.text[1:])
         try:
-            for token in tokens:
-                reply.append(token)
-                piece = decoder.feed(token)
-                if piece is not None:
-                    yield piece
-            rest = decoder.finish()
-            if rest is not None:
-                yield rest
-        finally:
-            parts = parse_reply(tokenizer, reply) or (Part(text=""),)
-            self.messages = [*asked.messages, Message(role="assistant", parts=parts)]
+            self._answer(lambda hear, stop: self.dialogue.ask(typed.text, hear, stop))
+        except NanochatError as error:
+            self.screen.note(str(error), "error")
+
+    def _retry(self) -> None:
+        self._answer(self.dialogue.retry)
+
+    def _answer(self, ask: Callable[[Hear, Callable[[], bool]], Answer]) -> None:
+        with stoppable() as is_stopped:
+            answer = ask(self.screen.hear, is_stopped)
+            self.screen.end_reply()
+        if self.screen.is_terminal:
+            self.screen.note(status(answer))
+        if answer.num_dropped and not self._has_told_dropped:
+            self._has_told_dropped = True
+            self.screen.note(
+                "The conversation no longer fits the model's context: from here on the oldest "
+                "exchanges are left out of what it is given. /reset begins anew."
+            )
 
 
-def show(pieces: Iterable[Piece], out: TextIO) -> None:
-    """Write pieces as they come; a tool call reads `[12+30 = 42]`."""
-    kind = "text"
-    try:
-        for piece in pieces:
-            if piece.kind != kind:
-                out.write(_between(kind, piece.kind))
-                kind = piece.kind
-            out.write(piece.text)
-            out.flush()
-    finally:
-        out.write(_between(kind, "text") + "\n")
-        out.flush()
-
-
-def _between(kind: str, following: str) -> str:
-    if kind == following:
+def read_pipe() -> str:
+    """All text that is piped in; ConfigError when it is too long or not UTF-8."""
+    if sys.stdin is None:  # it was closed by whoever started us
         return ""
-    closing = "]" if kind != "text" and (kind, following) != ("python", "python_output") else ""
-    opening = {"text": "", "python": "[", "python_output": " = " if kind == "python" else "[= "}
-    return closing + opening[following]
+    if os.name != "nt":  # where only sockets can be waited for
+        ready, _, _ = select.select([sys.stdin], [], [], PATIENCE_SECONDS)
+        if not ready:
+            sys.stderr.write("waiting for a text from the pipe; < /dev/null gives none\n")
+    content = sys.stdin.buffer.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"the piped text has more than {MAX_BYTES:,} bytes; shorten it")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"the piped text is not UTF-8 (byte {error.start:,}); give text in that encoding"
+        ) from None
 
 
-def converse(chat: Chat, out: TextIO) -> None:
-    """Read messages and answer them until /quit or the end of the input."""
-    with contextlib.suppress(ImportError):  # no such module on Windows
-        importlib.import_module("readline")  # gives input() its arrow keys and history
-    out.write(HINT + "\n")
-    while True:
+def read_message(arguments: argparse.Namespace) -> str | None:
+    """The one message of `-p` and the pipe, or None for a conversation; ConfigError for none."""
+    prompt: str | None = arguments.prompt
+    has_pipe = sys.stdin is None or not sys.stdin.isatty()
+    if prompt is None and not has_pipe:
+        if arguments.json:
+            raise ConfigError("--json gives one reply to one message: give -p TEXT or a pipe, too")
+        return None
+    if prompt is not None:
+        check_text(prompt)
+    piped = read_pipe() if has_pipe else ""
+    message = "\n\n".join(text.strip() for text in (prompt, piped) if text and text.strip())
+    check_text(message)
+    return message
+
+
+def run_chat(arguments: argparse.Namespace, settings: ChatSettings) -> None:
+    """Load the model, and answer one message or converse."""
+    message = read_message(arguments)
+    name = arguments.name or arguments.model.name
+    with waiting(sys.stderr, f"loading {name} ..."):
+        model = load_chat_model(
+            name, arguments.model, arguments.tokenizer, arguments.device, arguments.ref
+        )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # for terminals that are not of UTF-8
+    environ = os.environ  # noqa: TID251  an entry: NO_COLOR and TERM are read here alone
+    screen = Screen(sys.stdout, sys.stderr, has_colours=takes_colours(sys.stdout, environ))
+    dialogue = Dialogue(model, settings)
+    if message is None:
+        shelf = ModelShelf(arguments.store, arguments.by_hand) if arguments.store else None
+        chat = TerminalChat(dialogue, screen, ChatModels(arguments.device, shelf))
+        screen.note(f"{described(model)}. {HINT}")
+        end_in_order()
+        history = None if arguments.no_history else InputHistory.of_user()
+        chat.converse(LineEditor(history, chat.commands.complete))
+    elif arguments.json:
+        screen.write(json_line(dialogue.ask(message, unheard)) + "\n")
+    else:
         try:
-            text = input("> ").strip()
-        except EOFError:
-            out.write("\n")
-            return
+            dialogue.ask(message, screen.hear)
         except KeyboardInterrupt:
-            out.write(f"\n{HINT}\n")
-            continue
-        if text == "/quit":
-            return
-        if not text:
-            continue
-        pieces = chat.reply(text)
-        try:
-            show(pieces, out)
-        except KeyboardInterrupt:
-            out.write("(stopped)\n")
-        finally:
-            pieces.close()  # type: ignore[attr-defined]
-
-
-def load_chat(arguments: argparse.Namespace) -> Chat:
-    """Load the model; heavy imports happen here, after every argument was checked."""
-    from nanochat_core.inference.opening import open_engine
-    from nanochat_core.inference.sampler import SamplingSettings
-
-    settings = SamplingSettings(
-        arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed
-    )
-    engine = open_engine(arguments.model, arguments.tokenizer, arguments.device)
-    return Chat(engine, settings, arguments.max_new_tokens)
+            screen.close_line()
+            raise
+        screen.end_reply()
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments of the command line."""
     parser = argparse.ArgumentParser(prog="chat", description="Talk to a chat model.")
-    parser.add_argument("--model", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of its tokenizer")
-    parser.add_argument("-p", "--prompt", help="one message; without it, a conversation")
-    parser.add_argument("--temperature", type=float, default=0.6, help="0 is greedy (%(default)s)")
-    parser.add_argument("--top-k", type=int, default=50, help="0 keeps every token (%(default)s)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="1 keeps every token")
-    parser.add_argument("--max-new-tokens", type=int, default=256, help="of a reply (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling (%(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cuda, mps or cpu")
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="folder of the model")
+    add("--tokenizer", type=Path, required=True, help="folder of its tokenizer")
+    add("--name", default="", help="what the model is called here; else its folder")
+    add("--ref", default="", help="what the name stands for in the store")
+    add("--store", default="", help="where /model finds others; else there are none")
+    add("--by-hand", type=Path, help="folder of models made by hand, for /model, too")
+    add("-p", "--prompt", help="one message; without it and a pipe, a conversation")
+    add("--json", action="store_true", help="one reply as one JSON object")
+    add("--system", default="", help="text that stands before the conversation")
+    add("--stop", action="append", default=[], help="a text that ends a reply; may be repeated")
+    for name, knob in KNOBS.items():
+        names = [f"--{name.replace('_', '-')}"]
+        names += ["--max-new-tokens"] if name == "max_tokens" else []
+        default = getattr(ChatSettings(), name)
+        add(*names, default=default, help=f"{knob.expected}; {knob.meaning} (%(default)s)")
+    add("--device", default="auto", help="auto, cuda, mps or cpu")
+    add("--no-history", action="store_true", help="keep nothing of what is typed")
     return parser.parse_args(argv)
+
+
+def read_settings(arguments: argparse.Namespace) -> ChatSettings:
+    """The settings of the arguments; ConfigError for what cannot work."""
+    if "" in arguments.stop:
+        raise ConfigError("--stop got no text; give the text that ends a reply")
+    settings = ChatSettings(stops=tuple(arguments.stop), system=arguments.system.strip())
+    for name in KNOBS:
+        settings = settings.with_number(name, getattr(arguments, name))
+    return settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parse_arguments(argv)
-    message = arguments.prompt
-    if message is None and not sys.stdin.isatty():
-        message = sys.stdin.read()
     try:
-        if message is not None and not message.strip():
-            raise ConfigError("the message is empty; give -p TEXT or a text through the pipe")
-        chat = load_chat(arguments)
-        if message is None:
-            converse(chat, sys.stdout)
-        else:
-            show(chat.reply(message.strip()), sys.stdout)
+        run_chat(arguments, read_settings(arguments))
     except NanochatError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.write(f"error: {harmless(str(error))}\n")
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        # The reader left; pointing stdout elsewhere keeps the interpreter's last flush quiet.
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):  # EIO: the terminal is gone
+            sys.stderr.write(f"error: {harmless(str(error))}\n")
+        # Pointing stdout elsewhere keeps the interpreter's last flush quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return EXIT_NOT_WRITTEN
     return 0
 
 

@@ -22,7 +22,7 @@ from nanochat_core.evals.looks import TrainingLooks
 from nanochat_core.evals.recipes import BaseEvalRecipe
 from nanochat_core.evals.samples import draw_samples
 from nanochat_core.inference.engine import InferenceEngine
-from nanochat_core.inference.sampler import GREEDY
+from nanochat_core.inference.settings import GREEDY
 from nanochat_core.jobs.common import StopRequest
 from nanochat_core.jobs.device_rows import rows_of
 from nanochat_core.jobs.training_run import TrainingRun

@@ -21,21 +21,6 @@ QK_SCALE = 1.2
 VALUE_GATE_SCALE = 3.0
 
 
-class LayerCache(Protocol):
-    """What one block sees of a key-value cache during one forward pass."""
-
-    def attend(
-        self,
-        q_BHTD: torch.Tensor,
-        k_BGTD: torch.Tensor,
-        v_BGTD: torch.Tensor,
-        *,
-        window: int,
-        band: torch.Tensor,
-    ) -> torch.Tensor:
-        """Store the new keys and values, then attend over everything stored."""
-
-
 class Backend(Protocol):
     """Causal attention of a whole row, forward and backward, as training needs it."""
 
@@ -135,21 +120,19 @@ class Attention(nn.Module):
         *,
         rotary: tuple[torch.Tensor, torch.Tensor],
         band: torch.Tensor,
-        cache: LayerCache | None = None,
     ) -> torch.Tensor:
-        """Attend within `x` (normed block input), or over the cache too; returns (B, T, C)."""
+        """Attend within `x` (normed block input); returns (B, T, C)."""
         batch, length, channels = x_BTC.shape
         q_BTHD = self.q(x_BTC).view(batch, length, self.n_head, self.head_dim)
         k_BTGD = self.k(x_BTC).view(batch, length, self.n_kv_head, self.head_dim)
         v_BTGD = self._values(x_BTC, values_BTE)
         q_BTHD = norm(rotate(q_BTHD, *rotary)) * QK_SCALE
         k_BTGD = norm(rotate(k_BTGD, *rotary)) * QK_SCALE
-        if cache is None and self.attend_fn is not None:
+        if self.attend_fn is not None:
             y_BTHD = self.attend_fn(q_BTHD, k_BTGD, v_BTGD, window=self.window)
         else:
-            attend_here = attend if cache is None else cache.attend
             q, k, v = (x.transpose(1, 2) for x in (q_BTHD, k_BTGD, v_BTGD))
-            y_BTHD = attend_here(q, k, v, window=self.window, band=band).transpose(1, 2)
+            y_BTHD = attend(q, k, v, window=self.window, band=band).transpose(1, 2)
         out_BTC: torch.Tensor = self.out(y_BTHD.reshape(batch, length, channels))
         return out_BTC
 

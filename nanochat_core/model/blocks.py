@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nanochat_core.model.attention import Attention, LayerCache
+from nanochat_core.model.attention import Attention
 from nanochat_core.model.config import MLP_FACTOR, ModelConfig
 from nanochat_core.model.layers import Embedding, Linear, norm
 
@@ -56,16 +56,14 @@ class Block(nn.Module):
         self.attn = Attention(config, block)
         self.mlp = MLP(config)
 
-    def forward(
-        self, x_BTC: torch.Tensor, shared: Shared, own: Own, cache: LayerCache | None = None
-    ) -> torch.Tensor:
+    def forward(self, x_BTC: torch.Tensor, shared: Shared, own: Own) -> torch.Tensor:
         """Mix, then add both sub-layers to the residual stream."""
         x_BTC = own.resid * x_BTC + own.x0 * shared.x0_BTC
         values_BTE = None
         if own.value_embedding is not None:
             values_BTE = own.value_embedding(shared.tokens_BT).to(x_BTC.dtype)
         attended_BTC: torch.Tensor = self.attn(
-            norm(x_BTC), values_BTE, rotary=shared.rotary, band=own.band, cache=cache
+            norm(x_BTC), values_BTE, rotary=shared.rotary, band=own.band
         )
         x_BTC = x_BTC + attended_BTC
         out_BTC: torch.Tensor = x_BTC + self.mlp(norm(x_BTC))

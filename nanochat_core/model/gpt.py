@@ -6,13 +6,12 @@ Shapes: B batch, T positions, C channels, V vocabulary, E value channels, R rota
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from nanochat_core.errors import ConfigError
-from nanochat_core.model.attention import Attention, LayerCache, band_mask
+from nanochat_core.model.attention import Attention, band_mask
 from nanochat_core.model.backends.opening import open_backend
 from nanochat_core.model.blocks import Block, Own, Shared
 from nanochat_core.model.config import SMEAR_CHANNELS, ModelConfig
@@ -28,11 +27,6 @@ from nanochat_core.model.loss import (
     summed_loss,
 )
 from nanochat_core.model.rotary import MAX_LENGTH_FACTOR, rotary_tables
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from nanochat_core.model.kv_cache import KVCache
 
 log = logging.getLogger(__name__)
 
@@ -178,14 +172,12 @@ class GPT(nn.Module):
         gate_BT1 = torch.sigmoid(self.smear_gate(x_BTC[..., : self.smear_channels]))
         return x_BTC + self.smear_lambda.to(x_BTC.dtype) * gate_BT1 * previous_BTC
 
-    def _trunk(
-        self, shared: Shared, run: "Regions", caches: "Sequence[LayerCache] | None" = None
-    ) -> torch.Tensor:
+    def _trunk(self, shared: Shared, run: "Regions") -> torch.Tensor:
         """Every block, backout and the final norm."""
         # A tensor object of its own: a compiler makes another graph where x and x0 are one object.
         x_BTC = middle_BTC = shared.x0_BTC.view_as(shared.x0_BTC)
         for i, (block, own) in enumerate(zip(self.blocks, self._owns(x_BTC.dtype), strict=True)):
-            x_BTC = run.block(block, x_BTC, shared, own, None if caches is None else caches[i])
+            x_BTC = run.block(block, x_BTC, shared, own)
             if i == self.config.n_layer // 2:
                 middle_BTC = x_BTC
         return run.end(self, x_BTC, middle_BTC)
@@ -208,30 +200,6 @@ class GPT(nn.Module):
         """Take part of the middle of the trunk out again (backout), and norm."""
         return norm(x_BTC - self.backout_lambda.to(x_BTC.dtype) * middle_BTC)
 
-    def forward_cached(
-        self,
-        tokens_BT: torch.Tensor,
-        cache: "KVCache",
-        *,
-        num_valid: "Sequence[int] | None" = None,
-        last_only: bool = False,
-    ) -> torch.Tensor:
-        """Logits (B, T, V) of new tokens after those in the cache, which takes them in.
-
-        `num_valid`: how many of the T columns of each row are tokens, the rest is padding on the
-        right (its logits mean nothing). `last_only`: logits (B, 1, V) of the last token alone.
-        """
-        step = cache.begin(tokens_BT.size(1), num_valid)
-        self._check_length(step.longest)
-        embedded_BTC = self._embed(tokens_BT)
-        x_BTC = self._smear(embedded_BTC, cache.previous_B1C)
-        rotary = step.rotary(self.cos_TR, self.sin_TR)
-        x_BTC = self._trunk(Shared(tokens_BT, x_BTC, rotary), EAGER, step.layers)
-        if last_only:
-            x_BTC = step.last_valid(x_BTC)
-        step.finish(embedded_BTC)
-        return soft_cap(head_logits(x_BTC, self.lm_head, self.config.vocab_size))
-
 
 @dataclass(frozen=True)
 class Regions:
@@ -242,11 +210,9 @@ class Regions:
     end: Callable[[GPT, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def run_block(
-    block: nn.Module, x_BTC: torch.Tensor, shared: Shared, own: Own, cache: LayerCache | None
-) -> torch.Tensor:
+def run_block(block: nn.Module, x_BTC: torch.Tensor, shared: Shared, own: Own) -> torch.Tensor:
     """One block, as a function of it: compiled, it serves every block of a kind."""
-    out_BTC: torch.Tensor = block(x_BTC, shared, own, cache)
+    out_BTC: torch.Tensor = block(x_BTC, shared, own)
     return out_BTC
 
 

@@ -1,26 +1,32 @@
-"""What the server answers to: the OpenAI API as far as a chat needs it, its health, the page."""
+"""What the server answers to: the OpenAI API as far as this model goes, its health, the page."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
-from nanochat_core.errors import NanochatError
-from nanochat_core.inference.streaming import Piece
-from nanochat_core.serving.completions import DONE, Completion, event
-from nanochat_core.serving.engine_thread import EngineThread, Finished, Job
+from nanochat_core.serving.answering import Answering
+from nanochat_core.serving.answers import (
+    ChatCompletion,
+    Health,
+    ModelAnswer,
+    ModelList,
+    Ready,
+    TextCompletion,
+)
+from nanochat_core.serving.bodies import ChatCompletionRequest, CompletionRequest
+from nanochat_core.serving.catalog import CatalogEntry
+from nanochat_core.serving.completions import ChatWriter, Origin, TextWriter
+from nanochat_core.serving.metrics import Metrics
 from nanochat_core.serving.page import load_page
-from nanochat_core.serving.problems import UnknownModelError, answer_to, error_body
-from nanochat_core.serving.requests import ChatCompletionRequest, read_question
+from nanochat_core.serving.pool import ModelPool
+from nanochat_core.serving.problems import ModelError, StoppingError, UnknownModelError
+from nanochat_core.serving.refusals import ERROR_RESPONSES
+from nanochat_core.serving.requests import read_chat, read_completion
 from nanochat_core.serving.settings import ServerSettings
+from nanochat_core.serving.strict_json import StrictRoute
 
 
 @dataclass(frozen=True)
@@ -28,73 +34,122 @@ class Served:
     """What the routes work with."""
 
     settings: ServerSettings
-    thread: EngineThread
+    pool: ModelPool
     started: int
-
-    @property
-    def model(self) -> dict[str, Any]:
-        """The model as the API lists it."""
-        model = {"id": self.settings.name, "object": "model", "created": self.started}
-        return {**model, "owned_by": "nanochat"}
+    metrics: Metrics
 
 
-def _served(request: Request) -> Served:
+async def _served(request: Request) -> Served:
     served: Served = request.app.state.served
     return served
 
 
+_EVENT = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "data": {
+            "type": "string",
+            "description": "JSON: a chunk as the OpenAI API has it, or an error; at last [DONE]",
+        }
+    },
+}
+
+
+def _answers(model: type, *, streams: bool = False) -> dict[int | str, dict[str, Any]]:
+    """What a route says of its answers."""
+    content = {"text/event-stream": {"schema": _EVENT}} if streams else {}
+    return {200: {"model": model, "content": content}, **ERROR_RESPONSES}
+
+
 Serves = Annotated[Served, Depends(_served)]
-router = APIRouter()
+router = APIRouter(route_class=StrictRoute)
 
 
-@router.post("/v1/chat/completions", response_class=JSONResponse, response_model=None)
+@router.post(
+    "/v1/chat/completions",
+    response_class=JSONResponse,
+    response_model=None,
+    responses=_answers(ChatCompletion, streams=True),
+)
 async def chat_completions(
     body: ChatCompletionRequest, request: Request, served: Serves
 ) -> Response:
-    """Continue a conversation, as a whole or as a stream."""
-    engine, settings = served.thread.engine, served.settings
+    """Continue a conversation, once or n times, as a whole or as a stream."""
+    model = await served.pool.open(body.model)
     # Long texts take some milliseconds to tokenize; other streams go on meanwhile.
-    question = await run_in_threadpool(read_question, body, engine, settings)
-    completion, job = Completion(settings.name, question), Job(question)
-    served.thread.submit(job)
-    if body.stream:
-        wants_usage = body.stream_options is not None and body.stream_options.include_usage
-        return await _streamed(request, served.thread, job, completion, wants_usage=wants_usage)
-    return await _collected(request, served.thread, job, completion)
+    question = await run_in_threadpool(
+        read_chat, body, model.tokenizer, model.facts.max_length, served.settings
+    )
+    origin = Origin(body.model or model.name, model.target, model.tokenizer)
+    answering = Answering(model, question, ChatWriter(origin, question), served.metrics)
+    return await answering.respond(request.receive)
 
 
-@router.get("/v1/models")
-async def models(served: Serves) -> dict[str, Any]:
-    """The one model that is served."""
-    return {"object": "list", "data": [served.model]}
+@router.post(
+    "/v1/completions",
+    response_class=JSONResponse,
+    response_model=None,
+    responses=_answers(TextCompletion, streams=True),
+)
+async def completions(body: CompletionRequest, request: Request, served: Serves) -> Response:
+    """Continue texts, or token ids, without the format of a chat."""
+    model = await served.pool.open(body.model)
+    question = await run_in_threadpool(
+        read_completion, body, model.tokenizer, model.facts.max_length, served.settings
+    )
+    origin = Origin(body.model or model.name, model.target, model.tokenizer)
+    answering = Answering(model, question, TextWriter(origin, question), served.metrics)
+    return await answering.respond(request.receive)
 
 
-@router.get("/v1/models/{name:path}")
-async def model(name: str, served: Serves) -> dict[str, Any]:
-    """The model by its name."""
-    if name != served.settings.name:
-        raise UnknownModelError(
-            f"the model {name!r} is not served here; there is {served.settings.name!r}",
-            param="model",
-        )
-    return served.model
+@router.get("/v1/models", response_model=None, responses=_answers(ModelList))
+async def models(served: Serves) -> JSONResponse:
+    """Every model that can be asked for; those that are not loaded are, when they are asked."""
+    entries = await run_in_threadpool(served.pool.catalog.models)
+    loaded = _loaded(served)
+    data = [_as_json(entry, loaded) for entry in entries]
+    return JSONResponse({"object": "list", "data": data})
 
 
-@router.get("/health")
+@router.get("/v1/models/{name:path}", response_model=None, responses=_answers(ModelAnswer))
+async def model(name: str, served: Serves) -> JSONResponse:
+    """A model by its name."""
+    if not name:
+        raise UnknownModelError("no name was given; GET /v1/models lists them", param="model")
+    entry = await run_in_threadpool(served.pool.catalog.entry, name)
+    return JSONResponse(_as_json(entry, _loaded(served)))
+
+
+@router.get("/health", response_model=None, responses=_answers(Health))
 async def health(served: Serves) -> JSONResponse:
-    """Whether replies can be had, and how many wait for one."""
-    thread = served.thread
-    values = {
-        "status": "ok" if thread.is_alive else "stopping",
-        "model": served.settings.name,
-        "device": str(thread.engine.model.device),
-        "queue": {
-            "running": thread.num_running,
-            "waiting": thread.num_waiting,
-            "limit": thread.max_waiting,
-        },
-    }
-    return JSONResponse(values, 200 if thread.is_alive else 503)
+    """That the server lives, how much it has to do, and where."""
+    pool, loaded = served.pool, served.pool.loaded()
+    default = pool.catalog.known(None)
+    name = default.id if default else served.settings.model
+    return JSONResponse(
+        {
+            "status": "draining" if pool.is_draining else "ok" if pool.is_ready else "loading",
+            "started": served.started,
+            "model": name,
+            "device": loaded[0].facts.device if loaded else None,
+            "queue": {
+                "running": sum(model.num_running for model in loaded),
+                "waiting": sum(model.num_waiting for model in loaded),
+                "limit": served.settings.max_waiting,
+            },
+        }
+    )
+
+
+@router.get("/ready", response_model=None, responses=_answers(Ready))
+async def ready(served: Serves) -> JSONResponse:
+    """Whether a request for the default model would be answered; 503 when not."""
+    if served.pool.is_draining:
+        raise StoppingError("the server is stopping and takes no new requests")
+    if not served.pool.is_ready:
+        raise ModelError("the default model is not loaded, or does not answer; try again later")
+    return JSONResponse({"status": "ready"})
 
 
 @router.get("/", include_in_schema=False)
@@ -104,127 +159,21 @@ async def page() -> HTMLResponse:
     return HTMLResponse(shown.html, headers={"Content-Security-Policy": shown.policy})
 
 
-async def _collected(
-    request: Request, thread: EngineThread, job: Job, completion: Completion
-) -> Response:
-    pieces: list[Piece] = []
-    async with _withdrawn_when_gone(request, thread, job):
-        async for item in job.events():
-            if isinstance(item, Finished):
-                return JSONResponse(completion.whole(pieces, item))
-            pieces.append(item)
-    raise AssertionError("events end with Finished or an exception")
+def _loaded(served: Served) -> set[str]:
+    return {model.target for model in served.pool.loaded()}
 
 
-async def _streamed(
-    request: Request, thread: EngineThread, job: Job, completion: Completion, *, wants_usage: bool
-) -> Response:
-    events = job.events()
-    async with _withdrawn_when_gone(request, thread, job):
-        # An error before the first piece still gets the status that belongs to it.
-        first = await anext(events)
-    lines = _lines(first, events, completion, wants_usage=wants_usage)
-    return EventStream(lines, thread, job)
-
-
-async def _lines(
-    first: Piece | Finished,
-    rest: AsyncIterator[Piece | Finished],
-    completion: Completion,
-    *,
-    wants_usage: bool,
-) -> AsyncIterator[str]:
-    yield event(completion.opening())
-    item = first
-    try:
-        while not isinstance(item, Finished):
-            yield event(completion.piece(item))
-            item = await anext(rest)
-    except NanochatError as error:
-        yield event(answer_to(error).body)
-        return
-    yield event(completion.closing(item))
-    if wants_usage:
-        yield event(completion.usage_chunk(item))
-    yield DONE
-
-
-class EventStream(StreamingResponse):
-    """Server-sent events of a job, which is withdrawn when the stream ends, however it does."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, lines: AsyncIterator[str], thread: EngineThread, job: Job) -> None:
-        # Proxies that collect answers would hold the stream back.
-        super().__init__(lines, headers={"X-Accel-Buffering": "no"})
-        self._thread, self._job = thread, job
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        except asyncio.CancelledError:
-            # The server ends, and this client did not take the rest in time: no news for the log.
-            if self._thread.is_alive:
-                raise
-        finally:
-            self._thread.withdraw(self._job)
-
-
-@contextlib.asynccontextmanager
-async def _withdrawn_when_gone(
-    request: Request, thread: EngineThread, job: Job
-) -> AsyncIterator[None]:
-    """Withdraw the job when the client hangs up, or when this block is left by an error."""
-
-    async def watch() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        thread.withdraw(job)
-
-    watching = asyncio.create_task(watch())
-    try:
-        yield
-    except BaseException:
-        thread.withdraw(job)
-        raise
-    finally:
-        watching.cancel()
-
-
-async def tell_error(_request: Request, error: Exception) -> JSONResponse:
-    """Any error as the table of problems has it."""
-    answer = answer_to(error)
-    return JSONResponse(answer.body, answer.status, answer.headers)
-
-
-async def tell_invalid(_request: Request, error: Exception) -> JSONResponse:
-    """A body that is no request, with the first field that is wrong."""
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    place = "" if first["type"] == "json_invalid" else _place(first["loc"][1:])
-    message = f"{place}: {first['msg']}" if place else _not_json(first)
-    return JSONResponse(error_body(message, "invalid_request_error", param=place or None), 400)
-
-
-def _place(steps: Sequence[str | int]) -> str:
-    """A field as code has it; of a union's member, which pydantic names last, nothing is said."""
-    named = [f"[{s}]" if isinstance(s, int) else f".{s}" for s in steps if _is_field(s)]
-    return "".join(named).removeprefix(".")
-
-
-def _is_field(step: str | int) -> bool:
-    return isinstance(step, int) or (step.isidentifier() and step != "str")
-
-
-def _not_json(problem: dict[str, Any]) -> str:
-    return (
-        f"the body is no JSON object ({problem['msg']}); send one with "
-        "Content-Type: application/json"
-    )
-
-
-async def tell_status(_request: Request, error: Exception) -> JSONResponse:
-    """What the framework itself refuses: no such path or method, a body that is too long."""
-    assert isinstance(error, HTTPException)
-    body = error_body(str(error.detail), "invalid_request_error")
-    return JSONResponse(body, error.status_code, error.headers)
+def _as_json(entry: CatalogEntry, loaded: set[str]) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "object": "model",
+        "created": entry.created,
+        "owned_by": "nanochat",
+        "nanochat": {
+            "station": entry.station,
+            "target": entry.target,
+            "is_alias": entry.is_alias,
+            "is_chat": entry.is_chat,
+            "loaded": entry.target in loaded,
+        },
+    }

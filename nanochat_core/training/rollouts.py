@@ -1,26 +1,17 @@
 """Replies of the model that is being trained, and what they earn: RECIPE section 6."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TypeVar
 
 import numpy as np
 
 from nanochat_core.benchmarks.base import GenerativeBenchmark, prompt
 from nanochat_core.data.order import permute
-from nanochat_core.inference.engine import InferenceEngine, Reply
-from nanochat_core.inference.sampler import SamplingSettings
-from nanochat_core.model.config import ModelConfig
+from nanochat_core.inference.engine import GeneratedReply, InferenceEngine
+from nanochat_core.inference.settings import SamplingSettings
 from nanochat_core.tokenizer.chat_format import render_prompt, visible_text
 from nanochat_core.training.recipes import RlRecipe
-
-CACHE_BYTES = 4 * 2**30
-"""Of the key-value caches of one batch of replies."""
-MAX_ROWS = 1024
-"""Replies that are made at once; more do not make any hardware faster."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,7 +29,7 @@ class Rollout:
 
     question: Question
     prompt: list[int]
-    reply: Reply
+    reply: GeneratedReply
     text: str
     reward: float
 
@@ -59,14 +50,6 @@ class RolloutMaker:
 
     def roll_out(self, questions: Sequence[Question]) -> list[Rollout]:
         """One reply to each question; replies are cut short, or missing, after a stop request."""
-        rollouts: list[Rollout] = []
-        for chunk in _chunks(questions, rows_at_once(self.engine.model.config, self.recipe)):
-            if self.stop_requested():
-                break
-            rollouts += self._roll_out(chunk)
-        return rollouts
-
-    def _roll_out(self, questions: Sequence[Question]) -> list[Rollout]:
         prompts = [self._prompt(question.problem) for question in questions]
         replies = self.engine.generate_replies(
             prompts,
@@ -112,19 +95,6 @@ def sampling_seed(purpose: str, *numbers: int) -> int:
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def rows_at_once(config: ModelConfig, recipe: RlRecipe) -> int:
-    """How many replies fit in `CACHE_BYTES`, when prompts are as long as the sequence length."""
-    tokens = config.sequence_len + recipe.max_new_tokens
-    # Keys and values, counted with 4 bytes: an equal number in every compute dtype.
-    bytes_per_row = 2 * config.n_layer * config.kv_dim * 4 * tokens
-    return max(1, min(MAX_ROWS, CACHE_BYTES // bytes_per_row))
-
-
 def _problem_at(position: int, num_problems: int, seed: int) -> int:
     epoch, place = divmod(position, num_problems)
     return int(permute(np.array([place]), num_problems, seed=seed, epoch=epoch, block=0)[0])
-
-
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for first in range(0, len(items), size):
-        yield items[first : first + size]

@@ -17,9 +17,9 @@ from nanochat_core.conversation.identity import ModelFacts
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import DataError, TrainingError
 from nanochat_core.evals.chat import BenchmarkResult, ChatResult, ProblemResult, evaluate_chat
-from nanochat_core.evals.chat_answers import last_logits, pick_letters, write_replies
-from nanochat_core.inference.engine import InferenceEngine
-from nanochat_core.inference.sampler import GREEDY
+from nanochat_core.evals.chat_answers import pick_letters, write_replies
+from nanochat_core.inference.engine import EngineSettings, InferenceEngine
+from nanochat_core.inference.settings import GREEDY
 from nanochat_core.tokenizer.chat_format import render_prompt, visible_text
 
 FACTS = ModelFacts(
@@ -80,7 +80,7 @@ def test_padding_does_not_change_the_logits() -> None:
     benchmark = make_choices(5)
     prompts = [render_prompt(TOKENIZER, prompt(benchmark.conversation(i))) for i in range(5)]
     assert len(set(map(len, prompts))) > 3
-    together_BV = last_logits(ENGINE.model, prompts)
+    together_BV = ENGINE.last_logits(prompts)
     alone_BV = torch.stack([plain_logits(benchmark, i) for i in range(5)])
     assert torch.allclose(together_BV, alone_BV, rtol=1e-4, atol=1e-4)
 
@@ -99,12 +99,11 @@ def test_a_broken_model_is_not_scored() -> None:
         pick_letters(InferenceEngine(model, TOKENIZER), make_choices(2), range(2), batch_tokens=999)
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 100])
-def test_replies_are_those_of_one_question_at_a_time(batch_tokens: int) -> None:
+@pytest.mark.parametrize("num_rows", [1, 3, 100])
+def test_replies_are_those_of_one_question_at_a_time(num_rows: int) -> None:
     benchmark = open_benchmark("sums", "test", count=5, seed=1)
-    answers = write_replies(
-        ENGINE, benchmark, range(5), batch_tokens=batch_tokens, max_new_tokens=8
-    )
+    engine = InferenceEngine(ENGINE.model, TOKENIZER, EngineSettings(num_rows=num_rows))
+    answers = write_replies(engine, benchmark, range(5), max_new_tokens=8)
     assert sorted(answer.index for answer in answers) == list(range(5))
     for answer in answers:
         asked = render_prompt(TOKENIZER, prompt(benchmark.conversation(answer.index)))
@@ -134,9 +133,7 @@ def test_what_raises_while_a_batch_is_written_ends_it() -> None:
 
     benchmark = open_benchmark("sums", "test", count=2, seed=1)
     with pytest.raises(InterruptedError):
-        write_replies(
-            ENGINE, benchmark, range(2), batch_tokens=999, max_new_tokens=400, on_done=stop
-        )
+        write_replies(ENGINE, benchmark, range(2), max_new_tokens=400, on_done=stop)
     assert told == [0]
 
 

@@ -5,8 +5,8 @@ import torch
 
 from nanochat_core.errors import ConfigError
 from nanochat_core.inference import InferenceEngine
-from nanochat_core.inference.engine import CACHE_STEP
-from nanochat_core.inference.sampler import GREEDY, SamplingSettings
+from nanochat_core.inference.row_cache import FIRST_CAPACITY
+from nanochat_core.inference.settings import GREEDY, SamplingSettings
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 from tests.inference.scripted import bigram_model, byte_tokenizer, chain
 from tests.model.builders import random_model, random_tokens, small_config
@@ -83,7 +83,7 @@ def test_a_streamed_character_is_never_split() -> None:
 def test_greedy_tokens_are_those_of_the_full_forward_pass() -> None:
     engine = random_engine()
     prompt = random_tokens(engine.model.config, 1, 20)[0].tolist()
-    count = CACHE_STEP + 20
+    count = FIRST_CAPACITY + 20
     ids = list(engine.generate_ids(prompt, GREEDY, max_new_tokens=count))
     assert len(ids) == count, "the cache was meant to grow"
     assert ids == greedy_by_full_forward(engine, prompt, count)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from nanochat_core.errors import ConfigError
-from nanochat_core.inference.sampler import Sampler, SamplingSettings, candidates, pick_each
+from nanochat_core.inference.sampler import Sampler, candidates, pick_each
+from nanochat_core.inference.settings import SamplingSettings
 
 LOGITS = torch.tensor([0.1, 0.5, 0.05, 0.35]).log()
 
@@ -37,7 +38,7 @@ def test_top_k_keeps_the_most_likely() -> None:
     [(0.01, {1}), (0.49, {1}), (0.51, {1, 3}), (0.9, {1, 3, 0}), (1.0, {0, 1, 2, 3})],
 )
 def test_top_p_keeps_the_fewest_that_reach_it(top_p: float, kept: set[int]) -> None:
-    probabilities, tokens = candidates(LOGITS[None], SamplingSettings(top_p=top_p))
+    probabilities, tokens = candidates(LOGITS[None], [SamplingSettings(top_p=top_p)])
     assert set(tokens[probabilities > 0].tolist()) == kept
 
 

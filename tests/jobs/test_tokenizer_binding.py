@@ -1,6 +1,5 @@
 """A model answers only with the tokenizer that it was trained with."""
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,9 +31,7 @@ def run_job(name: str) -> Callable[[dict[str, str], Path], None]:
 
 
 def run_chat(inputs: dict[str, str], folder: Path) -> None:
-    arguments = ["--model", inputs["pretrain"], "--tokenizer", inputs["tokenizer"], "-p", "hello"]
-    parsed: argparse.Namespace = chat.parse_arguments(arguments)
-    chat.load_chat(parsed)
+    chat.load_chat_model("model", Path(inputs["pretrain"]), Path(inputs["tokenizer"]), "cpu", "")
 
 
 def run_manager(inputs: dict[str, str], folder: Path) -> None:

@@ -17,7 +17,6 @@ from nanochat_core.model.backends.hardware import (
 from nanochat_core.model.backends.opening import OPENERS, open_backend
 from nanochat_core.model.backends.sdpa import attend_sdpa
 from nanochat_core.model.backends.trial import try_attention, try_backend
-from nanochat_core.model.kv_cache import KVCache
 from tests.model.builders import random_model, random_tokens, small_config
 
 CPU = torch.device("cpu")
@@ -246,21 +245,6 @@ def test_a_band_made_in_an_evaluation_serves_training() -> None:
     after = attend_sdpa(q, k, v, window=41)
     after.sum().backward()
     assert torch.equal(before, after)
-
-
-def test_decoding_from_a_cache_never_asks_the_backend() -> None:
-    def training_only(q: Tensor, k: Tensor, v: Tensor, *, window: int) -> Tensor:
-        raise AssertionError("asked for a pass with a cache")
-
-    config = small_config()
-    model = random_model(config)
-    tokens = random_tokens(config, 1, 12)
-    with torch.no_grad():
-        wanted = model(tokens)
-        for block in model.blocks:
-            block.attn.attend_fn = training_only
-        given = model.forward_cached(tokens, KVCache(config, 1, 12, torch.float32))
-    torch.testing.assert_close(given, wanted)
 
 
 @pytest.mark.distributed  # by its time: it imports and runs the compiler

@@ -11,7 +11,6 @@ from nanochat_core.model.attention import attend
 from nanochat_core.model.backends.opening import OPENERS
 from nanochat_core.model.backends.sdpa import attend_sdpa
 from nanochat_core.model.gpt import GPT
-from nanochat_core.model.kv_cache import KVCache
 from tests.model import plain_model
 from tests.model.builders import random_model, random_tokens, small_config
 
@@ -147,8 +146,6 @@ def test_a_model_attends_by_the_backend_that_it_is_told_where_nothing_is_cached(
         model.use_attention("counting")
         assert torch.equal(model(tokens), expected)
         assert windows == [128, 128, 160]
-        cache = KVCache(config, 2, 140, torch.float32)
-        torch.testing.assert_close(model.forward_cached(tokens, cache), expected)
         model.use_attention("sdpa")
         assert torch.equal(model(tokens), expected)
     assert len(windows) == config.n_layer

@@ -14,14 +14,16 @@ from pathlib import Path
 
 import psutil
 import pytest
-from serving_tools import YES, save_folders
+from serving_tools import NAME, YES, save_folders
 
 from flows.looking import resolve_model
-from flows.serve_command import server_command
+from flows.serve_command import Door, server_command
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import ArtifactRef, Request
 from nanochat_core.config.job import StageOutput
 from nanochat_core.errors import ArtifactNotFoundError, ConfigError
+from nanochat_core.serving import app
+from nanochat_core.serving.settings import ServerSettings
 
 FLOW = "import sys; from flows.serve import serve; serve(store=sys.argv[1], port=0, device='cpu')"
 START_SECONDS = 60.0
@@ -35,7 +37,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ArtifactStore:
     save_folders(folder, *YES)
     opened = ArtifactStore(str(folder / "store"))
     words = publish(opened, folder / "tokenizer", "tokenizer")
-    opened.set_alias("latest", publish(opened, folder / "model", "sft", tokenizer=words))
+    opened.set_alias("latest", publish(opened, folder / NAME, "sft", tokenizer=words))
     return opened
 
 
@@ -46,18 +48,27 @@ def publish(store: ArtifactStore, folder: Path, station: str, **inputs: Artifact
     return store.publish(request, folder, output, input_refs=inputs, provenance={})
 
 
-def test_the_command_names_the_folders_of_model_and_tokenizer(store: ArtifactStore) -> None:
-    found = resolve_model(store, "latest")
-    command = server_command(found, "latest", host="127.0.0.1", port=0)
-    options = dict(zip(command[3::2], command[4::2], strict=True))
-    assert Path(options["--model"], "model.safetensors").is_file()
-    assert any(Path(options["--tokenizer"]).iterdir())
-    assert (options["--name"], options["--port"]) == ("latest", "0")
+def test_the_command_names_the_store_and_the_model(store: ArtifactStore, tmp_path: Path) -> None:
+    door = Door(port=0, device="cpu", cors_origin=("https://a.example", "https://b.example"))
+    command = server_command("latest", store.url, tmp_path, door)
+    assert command[1:3] == ["-m", "nanochat_core.serving.app"]
+    settings = app.read_settings(app.parse_arguments(command[3:]), {})
+    assert (settings.store, settings.by_hand, settings.model) == (store.url, tmp_path, "latest")
+    assert (settings.port, settings.device, settings.is_exact) == (0, "cpu", False)
+    assert settings.cors_origins == ("https://a.example", "https://b.example")
+    exact = server_command("latest", store.url, tmp_path, Door(exact=True))
+    assert app.read_settings(app.parse_arguments(exact[3:]), {}).is_exact
+
+
+def test_the_command_serves_as_the_server_does_by_itself(tmp_path: Path) -> None:
+    command = server_command("", "memory://", tmp_path, Door())
+    plain = ServerSettings(store="memory://", by_hand=tmp_path)
+    assert app.read_settings(app.parse_arguments(command[3:]), {}) == plain
 
 
 def test_mistakes_are_seen_before_anything_starts(store: ArtifactStore) -> None:
     with pytest.raises(ConfigError, match="port=70000"):
-        server_command((Path(), Path()), "latest", host="127.0.0.1", port=70000)
+        server_command("latest", store.url, Path(), Door(port=70000))
     with pytest.raises(ArtifactNotFoundError):
         resolve_model(store, "sft/0000")
 

@@ -1,263 +1,422 @@
-"""The application in this process: replies and streams, errors, who may ask, the page."""
+"""The API in this process over one engine: replies and streams, errors, clients that leave."""
 
+import asyncio
+import json
+import os
 import re
+import signal
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-import torch
-from serving_tools import (
-    ACCENT,
-    LAUGH,
-    SUM,
-    YES,
-    chunks_of,
-    in_process,
-    make_engine,
-    request,
-)
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from serving_tools import SUM, chunks_of, in_process, request
 
-URL = "/v1/chat/completions"
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+NUM_ROWS, MAX_WAITING = 4, 3
+# In a chat: a calculation, and a character of two tokens. After "h": laughter without end.
+STEPS = (*SUM[:-1], 0xC3, 0xA9, "assistant_end", "h", "a", "h")
+GREEDY = {"temperature": 0}
+RANDOM = {"temperature": 2, "top_k": 0}
+"""At this temperature the model goes astray every few tokens."""
 
 
-def test_a_reply_has_the_shape_of_the_openai_api() -> None:
-    with in_process(*YES) as client:
-        reply = client.post(URL, json=request()).json()
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    with in_process(*STEPS, num_rows=NUM_ROWS, max_waiting=MAX_WAITING) as opened:
+        yield opened
+
+
+def chat(client: TestClient, **fields: Any) -> dict[str, Any]:
+    response = client.post(CHAT, json=request(**{**GREEDY, **fields}))
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def complete(client: TestClient, **fields: Any) -> dict[str, Any]:
+    response = client.post(TEXT, json={"prompt": "h", **GREEDY, **fields})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def num_open(client: TestClient) -> int:
+    queue = client.get("/health").json()["queue"]
+    return queue["running"] + queue["waiting"]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_a_reply_has_the_shape_of_the_openai_api(client: TestClient) -> None:
+    reply = chat(client)
     assert reply["object"] == "chat.completion"
-    assert reply["model"] == "scripted"
+    assert (reply["model"], reply["system_fingerprint"]) == ("scripted", "scripted")
     assert reply["choices"] == [
         {
             "index": 0,
-            "message": {"role": "assistant", "content": "yes", "refusal": None},
+            "message": {"role": "assistant", "content": "oké", "refusal": None},
             "logprobs": None,
             "finish_reason": "stop",
-            "nanochat_parts": [{"kind": "text", "text": "yes"}],
+            "nanochat_parts": [
+                {"kind": "python", "text": "6*7"},
+                {"kind": "python_output", "text": "42"},
+                {"kind": "text", "text": "oké"},
+            ],
         }
     ]
-    # bos, user_start, 14 bytes, user_end, assistant_start
-    assert reply["usage"] == {"prompt_tokens": 18, "completion_tokens": 3, "total_tokens": 21}
+    # bos, user_start, 14 bytes, user_end, assistant_start; five of code, four of output, four.
+    assert reply["usage"] == {"prompt_tokens": 18, "completion_tokens": 13, "total_tokens": 31}
 
 
-def test_a_stream_says_who_speaks_first_and_why_it_ended_last() -> None:
-    with in_process(*YES) as client:
-        options = {"stream": True, "stream_options": {"include_usage": True}}
-        response = client.post(URL, json=request(**options))
+def test_a_stream_says_who_speaks_first_and_why_it_ended_last(client: TestClient) -> None:
+    options = {"stream": True, "stream_options": {"include_usage": True}, **GREEDY}
+    response = client.post(CHAT, json=request(**options))
     assert response.headers["content-type"].startswith("text/event-stream")
     *chunks, usage = chunks_of(response.text)
     choices = [chunk["choices"][0] for chunk in chunks]
     assert choices[0]["delta"] == {"role": "assistant", "content": ""}
-    assert [choice["delta"] for choice in choices[1:-1]] == [{"content": c} for c in "yes"]
-    assert choices[-1]["delta"] == {}
-    assert [choice["finish_reason"] for choice in choices] == [None] * 4 + ["stop"]
-    assert usage["choices"] == []
-    assert usage["usage"] == {"prompt_tokens": 18, "completion_tokens": 3, "total_tokens": 21}
+    # Never half a character.
+    assert "".join(choice["delta"].get("content", "") for choice in choices) == "oké"
+    parts = [part for choice in choices for part in choice.get("nanochat_parts", ())]
+    assert "".join(part["text"] for part in parts if part["kind"] == "python") == "6*7"
+    assert "".join(part["text"] for part in parts if part["kind"] == "python_output") == "42"
+    assert (choices[-1]["delta"], choices[-1]["finish_reason"]) == ({}, "stop")
+    assert not any(choice["finish_reason"] for choice in choices[:-1])
+    assert usage["usage"] == {"prompt_tokens": 18, "completion_tokens": 13, "total_tokens": 31}
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
     assert len({chunk["id"] for chunk in [*chunks, usage]}) == 1
 
 
-def test_a_stream_has_no_usage_unless_asked() -> None:
-    with in_process(*YES) as client:
-        chunks = chunks_of(client.post(URL, json=request(stream=True)).text)
-    assert not any("usage" in chunk for chunk in chunks)
+def test_a_completion_continues_each_text_n_times(client: TestClient) -> None:
+    reply = complete(client, prompt=["h", "a"], n=2, max_tokens=3)
+    texts = [choice["text"] for choice in reply["choices"]]
+    assert texts == ["aha", "aha", "hah", "hah"]
+    assert [choice["index"] for choice in reply["choices"]] == [0, 1, 2, 3]
+    assert reply["usage"] == {"prompt_tokens": 4, "completion_tokens": 12, "total_tokens": 16}
+    assert reply["object"] == "text_completion"
+    fields = {"prompt": ["h", "a"], "n": 2, "max_tokens": 3, "stream": True, "echo": True}
+    chunks = chunks_of(client.post(TEXT, json={**fields, **GREEDY}).text)
+    streamed = [""] * 4
+    for chunk in chunks:
+        streamed[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
+    assert streamed == ["haha", "haha", "ahah", "ahah"]
+
+
+def test_ids_and_texts_are_the_same_prompt(client: TestClient) -> None:
+    by_text, by_ids = complete(client, max_tokens=5), complete(client, prompt=[104], max_tokens=5)
+    assert by_text["choices"] == by_ids["choices"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("fields", "text", "reason"),
     [
-        ({"max_tokens": 3}, "hah", "length"),
-        ({"max_completion_tokens": 4}, "haha", "length"),
-        ({"stop": "ahah"}, "h", "stop"),
-        ({"stop": ["x", "hah"]}, "", "stop"),
+        ({"max_tokens": 3}, "aha", "length"),
+        ({"stop": "haha"}, "a", "stop"),
+        ({"stop": ["x", "ahah"]}, "", "stop"),
+        ({"stop": ["<|bos|>", "\x00", "hah"]}, "a", "stop"),
     ],
 )
-def test_where_a_reply_ends(fields: dict[str, Any], text: str, reason: str, stream: bool) -> None:
-    with in_process(*LAUGH) as client:
-        response = client.post(URL, json=request(**fields, stream=stream))
+def test_where_a_reply_ends(
+    client: TestClient, fields: dict[str, Any], text: str, reason: str, stream: bool
+) -> None:
+    response = client.post(TEXT, json={"prompt": "h", **GREEDY, **fields, "stream": stream})
     if not stream:
         choice = response.json()["choices"][0]
-        assert (choice["message"]["content"], choice["finish_reason"]) == (text, reason)
+        assert (choice["text"], choice["finish_reason"]) == (text, reason)
         return
     choices = [chunk["choices"][0] for chunk in chunks_of(response.text)]
-    assert "".join(choice["delta"].get("content", "") for choice in choices) == text
+    assert "".join(choice["text"] for choice in choices) == text
     assert choices[-1]["finish_reason"] == reason
 
 
-def test_a_calculation_stands_beside_the_content_and_is_counted() -> None:
-    with in_process(*SUM) as client:
-        whole = client.post(URL, json=request()).json()
-        streamed = chunks_of(client.post(URL, json=request(stream=True)).text)
-    choice = whole["choices"][0]
-    assert choice["message"]["content"] == "ok"
-    assert [(part["kind"], part["text"]) for part in choice["nanochat_parts"]] == [
-        ("python", "6*7"),
-        ("python_output", "42"),
-        ("text", "ok"),
-    ]
-    # Five of code, four of output, two of text.
-    assert whole["usage"]["completion_tokens"] == 11
-    choices = [chunk["choices"][0] for chunk in streamed]
-    parts = [part for choice in choices for part in choice.get("nanochat_parts", ())]
-    assert "".join(part["text"] for part in parts if part["kind"] == "python") == "6*7"
-    assert "".join(part["text"] for part in parts if part["kind"] == "python_output") == "42"
-    assert "".join(choice["delta"].get("content") or "" for choice in choices) == "ok"
+def test_a_reply_that_fills_its_row_ends_by_its_length(client: TestClient) -> None:
+    # The model has 640 positions.
+    reply = complete(client, prompt="ah" * 300, max_tokens=4096)
+    assert (reply["choices"][0]["finish_reason"], reply["usage"]["total_tokens"]) == ("length", 640)
 
 
-def test_a_stream_never_splits_a_character() -> None:
-    with in_process(*ACCENT) as client:
-        chunks = chunks_of(client.post(URL, json=request(stream=True)).text)
-    assert [c["choices"][0]["delta"].get("content") for c in chunks] == ["", "é", None]
+def test_the_probability_of_each_token_is_told(client: TestClient) -> None:
+    content = chat(client, logprobs=True, top_logprobs=2)["choices"][0]["logprobs"]["content"]
+    texts = [entry["token"] for entry in content]
+    # What the calculator said was not sampled.
+    assert "".join(texts).endswith("ok" + "bytes:\\xc3" + "bytes:\\xa9")
+    for entry in content:
+        assert -0.01 < entry["logprob"] <= 0
+        assert entry["top_logprobs"][0]["token"] == entry["token"]
+        assert len(entry["top_logprobs"]) == 2
+    logprobs = complete(client, logprobs=1, max_tokens=3)["choices"][0]["logprobs"]
+    assert (logprobs["tokens"], logprobs["text_offset"]) == (["a", "h", "a"], [0, 1, 2])
+    assert [list(top) for top in logprobs["top_logprobs"]] == [["a"], ["h"], ["a"]]
 
 
-def test_equal_seeds_give_equal_replies_and_no_seed_another_each_time() -> None:
-    unsure = make_engine(*YES)
-    with torch.no_grad():
-        unsure.model.lm_head.weight.zero_()
-    fields = {"temperature": 2, "top_k": 0, "max_tokens": 8}
-    with in_process(engine=unsure) as client:
-        replies = [
-            client.post(URL, json=request(**fields, seed=seed)).json()["choices"]
-            for seed in (1, 1, None, None)
-        ]
-    assert replies[0] == replies[1]
-    assert replies[2] != replies[3]
+@pytest.mark.parametrize("stream", [False, True])
+def test_equal_seeds_give_equal_replies_and_no_seed_another_each_time(
+    client: TestClient, stream: bool
+) -> None:
+    def texts(**fields: Any) -> list[str]:
+        body = {"prompt": "h", **RANDOM, "max_tokens": 64, "stream": stream, **fields}
+        response = client.post(TEXT, json=body)
+        if not stream:
+            return [choice["text"] for choice in response.json()["choices"]]
+        found = [""] * fields.get("n", 1)
+        for chunk in chunks_of(response.text):
+            found[chunk["choices"][0]["index"]] += chunk["choices"][0]["text"]
+        return found
+
+    several = texts(seed=7, n=4)
+    assert several == texts(seed=7, n=4)
+    assert several[0] == texts(seed=7)[0]
+    assert len(set(several)) > 1
+    assert texts(n=4) != texts(n=4)
+
+
+def test_all_replies_have_a_place_or_none_has(client: TestClient) -> None:
+    most = NUM_ROWS + MAX_WAITING
+    assert len(complete(client, n=most, max_tokens=1)["choices"]) == most
+    response = client.post(TEXT, json={"prompt": "h", "n": most + 1})
+    assert response.status_code == 429
+    assert int(response.headers["retry-after"]) >= 1
+    assert response.json()["error"]["code"] == "server_busy"
+    assert num_open(client) == 0
 
 
 @pytest.mark.parametrize(
     ("body", "param", "words"),
     [
         ("{", None, "no JSON object"),
-        ("[]", None, "no JSON object"),
+        ("[]", None, "the body: "),
         ("{}", "messages", "messages: Field required"),
         ('{"messages": [{"role": "tool"}]}', "messages[0].role", "'assistant'"),
-        ('{"messages": [{"role": "user", "content": 5}]}', "messages[0].content", "string"),
+        ('{"messages": [{"role": "user", "content": 5}]}', "messages[0].content", "string; or"),
         ('{"messages": [{"role": "user", "content": "a"}], "top_k": "x"}', "top_k", "integer"),
-        ('{"messages": [{"role": "user", "content": "a"}], "n": 2}', "n", "n=2"),
-        ('{"messages": [{"role": "user", "content": "a"}], "temperature": NaN}', "temperature", ""),
+        ('{"messages": [{"role": "user", "content": "a"}], "n": 99}', "n", "n=99"),
+        ('{"messages": [{"role": "user", "content": "a"}], "temperature": NaN}', None, "NaN"),
+        ('{"messages": [{"role": "user", "content": "a"}], "top_p": 1e999}', "top_p", "finite"),
         ('{"messages": [{"role": "assistant", "content": "a"}]}', "messages", "the user's"),
+        ('{"messages": [{"role": "user", "content": "\\ud83d"}]}', None, "surrogate"),
+        ('{"messages": ' + "[" * 9_999 + "]" * 9_999 + "}", None, "nested"),
+        ('{"messages": [' + "[" * 900 + "]" * 900 + "]}", "messages[0]", "object"),
     ],
 )
 def test_a_mistake_is_told_in_the_shape_of_the_openai_api(
-    body: str, param: str | None, words: str
+    client: TestClient, body: str, param: str | None, words: str
 ) -> None:
-    with in_process(*YES) as client:
-        response = client.post(URL, content=body, headers={"Content-Type": "application/json"})
+    response = client.post(CHAT, content=body, headers={"Content-Type": "application/json"})
     error = response.json()["error"]
     assert response.status_code == 400
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert words in error["message"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [
-        ("GET", "/nothing", 404),
-        ("GET", "/v1/models/gpt-4", 404),
-        ("GET", URL, 405),
-        ("GET", "/docs", 404),
-    ],
-)
-def test_a_wrong_address_is_an_error_of_the_same_shape(method: str, path: str, status: int) -> None:
-    with in_process(*YES) as client:
-        response = client.request(method, path)
-    assert response.status_code == status
-    assert response.json()["error"]["type"] == "invalid_request_error"
-
-
-def test_a_body_without_its_type_is_refused() -> None:
-    with in_process(*YES) as client:
-        # What a form of another page could send without asking first.
-        response = client.post(
-            URL, content='{"messages": []}', headers={"Content-Type": "text/plain"}
-        )
-    assert response.status_code == 400
+@pytest.mark.parametrize("content_type", [None, "text/plain", "multipart/form-data"])
+def test_a_body_without_its_type_is_refused(client: TestClient, content_type: str | None) -> None:
+    # What a form of another page could send without asking first.
+    headers = {"Content-Type": content_type} if content_type else {}
+    response = client.post(CHAT, content='{"messages": []}', headers=headers)
+    assert response.status_code == 415
     assert "Content-Type: application/json" in response.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("is_streamed", [False, True])
-def test_a_body_beyond_the_limit_is_refused(is_streamed: bool) -> None:
-    parts = [b" " * 100_000] * 11
-    content = iter(parts) if is_streamed else b"".join(parts)
-    with in_process(*YES) as client:
-        headers = {"Content-Type": "application/json"}
-        response = client.post(URL, content=content, headers=headers)
-    assert response.status_code == 413
-    assert "1,048,576" in response.json()["error"]["message"]
-
-
-def test_a_failed_reply_is_a_500_that_tells_no_details(caplog: pytest.LogCaptureFixture) -> None:
-    # Weights that are gone, as after a failure of the device.
-    broken = make_engine(*YES)
-    broken.model.wte.weight.data = broken.model.wte.weight.data[:0]
-    with in_process(engine=broken) as client:
-        responses = [client.post(URL, json=request(stream=stream)) for stream in (False, True)]
-    for response in responses:
-        assert response.status_code == 500
-        assert response.json()["error"]["code"] == "internal_error"
-        assert "index" not in response.text
-    assert caplog.text.count("a reply failed") == 2
-
-
 @pytest.mark.parametrize(
-    ("host", "origin", "status"),
+    ("method", "path", "status", "code"),
     [
-        ("127.0.0.1:8000", None, 200),
-        ("localhost:8000", "http://localhost:8000", 200),
-        ("[::1]:8000", "http://[::1]:8000", 200),
-        ("evil.example", None, 403),
-        ("evil.example", "http://evil.example", 403),
-        ("localhost:8000", "http://evil.example", 403),
-        ("localhost:8000", "http://localhost:3000", 403),
-        ("localhost:8000", "null", 403),
-        ("127.0.0.1.evil.example", None, 403),
-        ("", None, 403),
-        ("[::1", None, 403),
-        ("localhost:8000", "http://[::1", 403),
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/v1/models/gpt-4", 404, "model_not_found"),
+        ("GET", "/v1/models/", 404, "model_not_found"),
+        ("GET", CHAT, 405, "method_not_allowed"),
+        ("DELETE", "/v1/models/scripted", 405, "method_not_allowed"),
+        ("GET", "/docs", 404, "not_found"),
     ],
 )
-def test_on_loopback_only_this_machine_and_this_page_may_ask(
-    host: str, origin: str | None, status: int
+def test_a_wrong_address_is_an_error_of_the_same_shape(
+    client: TestClient, method: str, path: str, status: int, code: str
 ) -> None:
-    headers = {"Host": host} | ({"Origin": origin} if origin is not None else {})
-    with in_process(*YES) as client:
-        for path in ("/", "/health", "/v1/models"):
-            assert client.get(path, headers=headers).status_code == status
-        assert client.post(URL, json=request(), headers=headers).status_code == status
+    response = client.request(method, path)
+    error = response.json()["error"]
+    assert (response.status_code, error["type"]) == (status, "invalid_request_error")
+    assert error["code"] == code
+    assert ("allow" in response.headers) == (status == 405)
 
 
-def test_elsewhere_any_name_of_the_machine_will_do() -> None:
-    with in_process(*YES, host="0.0.0.0") as client:
-        assert client.get("/health", headers={"Host": "box.lan:8000"}).status_code == 200
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_a_model_that_is_not_there_is_named_beside_one_that_is(
+    client: TestClient, path: str
+) -> None:
+    body = {"prompt": "a", **request(), "model": "gpt-4"}
+    response = client.post(path, json=body)
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+    assert re.search(r"'gpt-4'.*scripted", response.json()["error"]["message"])
+    for name in (None, "", "scripted"):
+        fields = {"prompt": "a", **request(), "model": name, "max_tokens": 1}
+        assert client.post(path, json=fields).status_code == 200
 
 
-def test_no_other_site_may_read_an_answer() -> None:
-    with in_process(*YES, host="0.0.0.0") as client:
-        headers = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
-        asked = client.options(URL, headers=headers)
-        read = client.get("/health", headers={"Origin": "http://evil.example"})
-    for response in (asked, read):
-        assert not [name for name in response.headers if name.startswith("access-control")]
-    assert asked.status_code == 405
-
-
-def test_models_and_health() -> None:
-    with in_process(*YES) as client:
-        listed, one = client.get("/v1/models").json(), client.get("/v1/models/scripted").json()
-        health = client.get("/health")
+def test_models_health_and_readiness(client: TestClient) -> None:
+    listed, one = client.get("/v1/models").json(), client.get("/v1/models/scripted").json()
     assert listed == {"object": "list", "data": [one]}
-    assert (one["id"], one["object"]) == ("scripted", "model")
-    assert health.json() == {
+    assert (one["id"], one["object"], one["owned_by"]) == ("scripted", "model", "nanochat")
+    assert one["nanochat"]["loaded"] is True
+    assert not one["nanochat"]["is_alias"]
+    health = client.get("/health").json()
+    assert abs(health.pop("started") - time.time()) < 600
+    assert health == {
         "status": "ok",
         "model": "scripted",
         "device": "cpu",
-        "queue": {"running": 0, "waiting": 0, "limit": 16},
+        "queue": {"running": 0, "waiting": 0, "limit": MAX_WAITING},
     }
+    assert client.get("/ready").json() == {"status": "ready"}
 
 
-def test_the_page_needs_nothing_from_elsewhere_and_may_get_nothing() -> None:
-    with in_process(*YES) as client:
-        response = client.get("/")
-    assert response.headers["content-type"] == "text/html; charset=utf-8"
-    policy = response.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'; script-src 'sha256-")
-    assert "unsafe" not in policy
-    assert not re.search(r"https?://|innerHTML|\bon\w+=|style=", response.text)
+def test_every_reply_is_counted_once_by_how_it_ended(client: TestClient) -> None:
+    def counted(name: str, **labels: str) -> float:
+        wanted = {f'{label}="{value}"' for label, value in labels.items()}
+        lines = client.get("/metrics").text.splitlines()
+        found = [line for line in lines if line.startswith(f"nanochat_{name}_total{{")]
+        return sum(float(line.split()[-1]) for line in found if wanted <= set(_labels(line)))
+
+    before = counted("replies", reason="length"), counted("reply_tokens"), counted("prompt_tokens")
+    refused = counted("refused", code="invalid_value")
+    complete(client, prompt="h", n=3, max_tokens=5)
+    client.post(TEXT, json={"prompt": "h", "n": 2, "max_tokens": 5, "stream": True, **GREEDY})
+    client.post(TEXT, json={"prompt": []})
+    after = counted("replies", reason="length"), counted("reply_tokens"), counted("prompt_tokens")
+    # A prompt is read once, whatever number of replies it gets.
+    assert [b - a for a, b in zip(before, after, strict=True)] == [5, 25, 4]
+    assert counted("refused", code="invalid_value") == refused + 1
+    assert counted("requests") == counted("replies")
+
+
+def _labels(line: str) -> list[str]:
+    return line.partition("{")[2].partition("}")[0].split(",")
+
+
+class Visitor:
+    """A client by hand: what it sends, when it leaves, how it takes what it is sent."""
+
+    def __init__(self, path: str, body: dict[str, Any]) -> None:
+        self.path, self.body = path, json.dumps(body).encode()
+        self.has_left, self.may_take = asyncio.Event(), asyncio.Event()
+        self.may_take.set()
+        self.parts: list[bytes] = []
+        self.status = 0
+        self._has_asked = False
+
+    async def visit(self, app: FastAPI) -> None:
+        """Ask, and take the answer."""
+        headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
+        length = (b"content-length", str(len(self.body)).encode())
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": self.path,
+            "raw_path": self.path.encode(),
+            "root_path": "",
+            "query_string": b"",
+            "headers": [*headers, length],
+        }
+        await app(scope, self._receive, self._send)
+
+    async def _receive(self) -> dict[str, Any]:
+        if not self._has_asked:
+            self._has_asked = True
+            return {"type": "http.request", "body": self.body, "more_body": False}
+        await self.has_left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        await self.may_take.wait()
+        self.status = message.get("status", self.status)
+        self.parts.append(message.get("body", b""))
+
+
+def open_replies(app: FastAPI) -> int:
+    return sum(model.num_open for model in app.state.served.pool.loaded())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10.0):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def in_loop(client: TestClient, work: Callable[[FastAPI], Any]) -> Any:
+    """Run what asks the application by hand where it lives."""
+    assert client.portal is not None
+    assert isinstance(client.app, FastAPI)
+    return client.portal.call(work, client.app)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("n", [1, 3, NUM_ROWS + MAX_WAITING])
+def test_a_client_that_leaves_frees_all_of_its_rows(
+    client: TestClient, stream: bool, n: int
+) -> None:
+    async def leave(app: FastAPI) -> float:
+        body = {"prompt": "h", "max_tokens": 630, "n": n, "stream": stream, **GREEDY}
+        visitor = Visitor(TEXT, body)
+        visit = asyncio.create_task(visitor.visit(app))
+        await until(lambda: open_replies(app) == n)
+        if stream:
+            await until(lambda: len(visitor.parts) > 3)
+        begin = time.monotonic()
+        visitor.has_left.set()
+        await visit
+        await until(lambda: open_replies(app) == 0)
+        assert visitor.status == (200 if stream else 499)
+        assert b"[DONE]" not in b"".join(visitor.parts)
+        return time.monotonic() - begin
+
+    # All of a reply takes a hundred times as long as one step does.
+    assert in_loop(client, leave) < 0.5
+
+
+def test_a_client_that_does_not_read_holds_up_nobody_and_gets_all_in_a_few_large_parts(
+    client: TestClient,
+) -> None:
+    async def stall(app: FastAPI) -> Visitor:
+        visitor = Visitor(TEXT, {"prompt": "h", "max_tokens": 400, "stream": True, **GREEDY})
+        visitor.may_take.clear()
+        visit = asyncio.create_task(visitor.visit(app))
+        await until(lambda: open_replies(app) == 1)
+        await until(lambda: open_replies(app) == 0)
+        visitor.may_take.set()
+        await visit
+        return visitor
+
+    visitor = in_loop(client, stall)
+    chunks = chunks_of(b"".join(visitor.parts).decode())
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "ah" * 200
+    assert len(chunks) < 50
+
+
+@pytest.mark.e2e
+def test_an_engine_that_dies_ends_a_stream_with_an_error_and_no_end_mark(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def kill(app: FastAPI) -> Visitor:
+        visitor = Visitor(TEXT, {"prompt": "h", "max_tokens": 630, "n": 2, "stream": True})
+        visit = asyncio.create_task(visitor.visit(app))
+        await until(lambda: len(visitor.parts) > 3)
+        (model,) = app.state.served.pool.loaded()
+        os.kill(model.links[0].pid, signal.SIGKILL)
+        await visit
+        return visitor
+
+    visitor = in_loop(client, kill)
+    *_, last, rest = b"".join(visitor.parts).decode().split("\n\n")
+    assert rest == ""
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "internal_error"
+    # It comes back by itself.
+    wait_until(lambda: client.post(TEXT, json={"prompt": "h", "max_tokens": 1}).is_success, 60)

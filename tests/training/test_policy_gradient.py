@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nanochat_core.distributed.ranks import Ranks
-from nanochat_core.inference.engine import Reply
+from nanochat_core.inference.engine import GeneratedReply
 from nanochat_core.model.config import ModelConfig
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.gradient_sum import GradientSum
@@ -54,7 +54,7 @@ def rollouts(rewards: list[float]) -> list[Rollout]:
         )
         is_sampled = [position % 3 != 2 for position in range(len(tokens))]
         question = Question(problem=i // SAMPLES, sample=i % SAMPLES, seed=i)
-        made.append(Rollout(question, prompt, Reply(tokens, is_sampled), "", reward))
+        made.append(Rollout(question, prompt, GeneratedReply(tokens, is_sampled), "", reward))
     return made
 
 

@@ -1,11 +1,9 @@
 """Which questions a step asks, and what becomes of the replies."""
 
-import pytest
+from dataclasses import replace
 
 from nanochat_core.benchmarks.sums import make_sums
-from nanochat_core.inference.engine import InferenceEngine
-from nanochat_core.model.config import ModelConfig
-from nanochat_core.training import rollouts
+from nanochat_core.inference.engine import EngineSettings, InferenceEngine
 from nanochat_core.training.recipes import RlRecipe
 from nanochat_core.training.rollouts import RolloutMaker, step_questions
 from tests.inference.scripted import bigram_model, byte_tokenizer
@@ -47,20 +45,24 @@ def test_every_sample_has_random_numbers_of_its_own() -> None:
     assert len(set(seeds)) == len(seeds) == 10 * 3 * 4
 
 
-def test_replies_are_the_same_again_and_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replies_are_the_same_again_and_in_parts() -> None:
     questions = [sample for question in step_questions(RECIPE, 0, 10) for sample in question]
     made = random_maker().roll_out(questions)
     assert made == random_maker().roll_out(questions)
     assert len({tuple(rollout.reply.tokens) for rollout in made}) > 6
-    monkeypatch.setattr(rollouts, "MAX_ROWS", 5)
-    assert [r.reply for r in random_maker().roll_out(questions)] == [r.reply for r in made]
+    few = random_maker()
+    few = replace(
+        few, engine=InferenceEngine(few.engine.model, TOKENIZER, EngineSettings(num_rows=5))
+    )
+    assert [r.reply for r in few.roll_out(questions)] == [r.reply for r in made]
 
 
 def test_a_stop_request_ends_the_replies_where_they_are() -> None:
     calls = iter([False, False, True, True])
     maker = random_maker(lambda: next(calls))
     made = maker.roll_out(step_questions(RECIPE, 0, 10)[0])
-    assert [len(rollout.reply.tokens) for rollout in made] == [2, 2, 2, 2]
+    # Three steps; the first sample reads the question in the first, the others take it over.
+    assert [len(rollout.reply.tokens) for rollout in made] == [3, 2, 2, 2]
 
 
 def test_the_reward_is_for_what_a_reader_sees() -> None:
@@ -79,13 +81,3 @@ def test_the_reward_is_for_what_a_reader_sees() -> None:
         (rollout,) = maker.roll_out(step_questions(RECIPE, 0, 1)[0][:1])
         assert answer in TOKENIZER.decode(rollout.reply.tokens)
         assert rollout.reward == (0.0 if hidden else 1.0)
-
-
-def test_large_models_answer_fewer_questions_at_once() -> None:
-    def config(**sizes: int) -> ModelConfig:
-        return ModelConfig(vocab_size=64, window_pattern="L", **sizes)
-
-    small = config(sequence_len=16, n_layer=2, n_head=1, n_kv_head=1, n_embd=32)
-    large = config(sequence_len=2048, n_layer=24, n_head=12, n_kv_head=12, n_embd=1536)
-    assert rollouts.rows_at_once(small, RECIPE) == rollouts.MAX_ROWS
-    assert 1 <= rollouts.rows_at_once(large, RECIPE) < 16

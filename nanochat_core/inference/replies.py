@@ -1,47 +1,40 @@
 """Tokens of a reply as pieces that a client may see: no half character, no part of a stop text."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 from nanochat_core.inference.streaming import Piece, ReplyDecoder
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
-FinishReason = Literal["stop", "length"]
-
 
 class Reply:
-    """One reply while it grows; `finish_reason` is set as soon as no token may follow.
+    """The text of one reply while it grows; `is_stopped` as soon as a stop text was found."""
 
-    `num_tokens` counts the tokens of the reply, the calculator's included.
-    """
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
+        self._decoder = ReplyDecoder(tokenizer)
+        self._scanner = StopScanner(stops) if stops else None
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], max_tokens: int) -> None:
-        self._decoder, self._scanner = ReplyDecoder(tokenizer), StopScanner(stops)
-        self._max_tokens = max_tokens
-        self.num_tokens = 0
-        self.finish_reason: FinishReason | None = None
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the reply ends before a stop text."""
+        return self._scanner is not None and self._scanner.is_found
 
     def feed(self, token: int) -> list[Piece]:
         """The pieces that can be shown now that this token is there."""
-        self.num_tokens += 1
-        shown = self._scan(self._decoder.feed(token))
-        if self.finish_reason is None and self.num_tokens == self._max_tokens:
-            self.finish_reason = "length"
-        return shown
+        return self._scan(self._decoder.feed(token))
 
     def end(self) -> list[Piece]:
         """What was held back until now; call it once, when no token follows."""
+        if self._scanner is None:
+            return self._scan(self._decoder.finish())
         if self._scanner.is_found:
             return []
-        shown = self._scan(self._decoder.finish()) + self._scanner.release()
-        self.finish_reason = self.finish_reason or "stop"
-        return shown
+        shown = self._scan(self._decoder.finish())
+        return shown if self._scanner.is_found else shown + self._scanner.release()
 
     def _scan(self, piece: Piece | None) -> list[Piece]:
-        shown = [] if piece is None else self._scanner.feed(piece)
-        if self._scanner.is_found:
-            self.finish_reason = "stop"
-        return shown
+        if piece is None:
+            return []
+        return [piece] if self._scanner is None else self._scanner.feed(piece)
 
 
 class StopScanner:

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
+from nanochat_core.inference.replies import Reply, StopScanner, merged
 from nanochat_core.inference.streaming import Piece
-from nanochat_core.serving.replies import Reply, StopScanner, merged
 from tests.inference.scripted import byte_tokenizer
 
 
@@ -50,18 +50,18 @@ def test_a_stop_text_is_not_looked_for_in_code() -> None:
     assert show(["1"], "a", call, "b") == [Piece("text", "a"), call, Piece("text", "b")]
 
 
-def test_a_reply_is_cut_at_its_limit_and_gives_back_what_it_held() -> None:
-    reply = Reply(byte_tokenizer(), ["abc"], max_tokens=2)
+def test_a_reply_that_is_cut_off_gives_back_what_it_held() -> None:
+    reply = Reply(byte_tokenizer(), ["abc"])
     assert reply.feed(ord("a")) == []
     assert reply.feed(ord("b")) == []
-    assert reply.finish_reason == "length"
+    assert not reply.is_stopped
     assert visible(reply.end()) == "ab"
 
 
 @pytest.mark.parametrize(("stops", "shown"), [([], "é"), (["é"], "")])
 def test_no_character_is_split(stops: list[str], shown: str) -> None:
-    reply = Reply(byte_tokenizer(), stops, max_tokens=9)
+    reply = Reply(byte_tokenizer(), stops)
     assert reply.feed(0xC3) == []
     assert visible(reply.feed(0xA9)) == shown
     assert visible(reply.end()) == ""
-    assert (reply.finish_reason, reply.num_tokens) == ("stop", 2)
+    assert reply.is_stopped == bool(stops)
