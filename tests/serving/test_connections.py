@@ -1,7 +1,7 @@
 """Both of uvicorn's protocols keep the limits: the fast one, and that which is there everywhere."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -25,6 +25,8 @@ pytestmark = pytest.mark.e2e
 LIMITS = ConnectionLimits(
     header_seconds=0.3, linger_seconds=0.2, sweep_seconds=0.05, idle_seconds=1
 )
+    header_seconds=0.3, linger_seconds=0.2, sweep_seconds=0.05, idle_seconds=1
+)
 ADDRESS = ("127.0.0.1", 0)
 
 
@@ -40,8 +42,8 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @pytest.fixture(params=[http_protocol(), H11Protocol], ids=lambda base: base.__name__)
-def base(request: pytest.FixtureRequest) -> Iterator[Any]:
-    yield request.param
+def base(request: pytest.FixtureRequest) -> Any:
+    return request.param
 
 
 def answers(base: Any, *data: bytes, limits: ConnectionLimits = LIMITS) -> Sequence[Told]:
