@@ -184,7 +184,7 @@ app.command(
     epilog=examples(
         "nanochat serve                    the newest model on http://127.0.0.1:8000",
         "nanochat serve sft/3f2a91c0       any model of: nanochat artifacts ls",
-        "nanochat serve --host 0.0.0.0     for other machines too; there is no password",
+        "nanochat serve --host 0.0.0.0     for other machines too; set NANOCHAT_API_KEY",
     )
 )(told(serve))
 

@@ -129,6 +129,7 @@ class Chat {
   retry(index, side) {
     if (this.running) return;
     const exchange = this.exchanges[index];
+    this.undoable("The messages after this reply were removed.", this.exchanges.length - 1 > index);
     const { model, seed, sampling } = exchange.replies[side];
     const known = this.picker.find(model) ? model : this.picker.chosen[side] ?? this.picker.chosen[0];
     exchange.variants = exchange.variants.filter((reply) => reply !== exchange.replies[side]);

@@ -170,7 +170,9 @@ function proseOf(source, pieces) {
 function placeChips(node, pieces) {
   const places = node.data.split(CHIP_MARKS);
   if (places.length === 1) return;
-  node.replaceWith(...places.map((place, i) => (i % 2 ? chip(pieces[Number(place)].text) : place)));
+  // A mark that is none of ours stays text.
+  const shown = (place) => (pieces[Number(place)]?.isChip ? chip(pieces[Number(place)].text) : place);
+  node.replaceWith(...places.map((place, i) => (i % 2 ? shown(place) : place)));
 }
 
 function chip(text) {
