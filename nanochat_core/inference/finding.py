@@ -55,8 +55,7 @@ class ModelFinder:
         # A folder that happens to be called like an alias is meant with ./ before its name.
         if name in self.store.aliases():
             return self._of_ref(self.store.resolve(name), name)
-        folder = Path(name).expanduser()
-        if folder.is_dir():
+        if folder := _folder_of(name):
             return self._of_folder(folder)
         kind, _, tag = name.rpartition("/")
         kinds = self.kinds if not kind else [k for k in self.kinds if k == kind]
@@ -154,6 +153,14 @@ class ModelFinder:
             f"{', '.join(sorted(tags)) or 'none'}. Train one with --depth {name[1:]}, or name "
             "another model"
         )
+
+
+def _folder_of(name: str) -> Path | None:
+    try:
+        folder = Path(name).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError):  # longer than any name may be; ~ of a user that is not there
+        return None
 
 
 def _depth_of(name: str) -> int | None:

@@ -160,7 +160,8 @@ class WatchedConnection:
     def _count_unread(self, num_bytes: int, *, is_new: bool) -> None:
         """Bound what a parser collects: headers, and all that is not body in a chunked body."""
         is_in_body = self._is_in_body()
-        if is_new or is_in_body != self._was_in_body:
+        # While reading is paused (a request waits for the one before it), nothing adds up.
+        if is_new or is_in_body != self._was_in_body or self.flow.read_paused:
             self._num_unread, self._was_in_body = 0, is_in_body
             return
         self._num_unread += num_bytes

@@ -25,8 +25,6 @@ pytestmark = pytest.mark.e2e
 LIMITS = ConnectionLimits(
     header_seconds=0.3, linger_seconds=0.2, sweep_seconds=0.05, idle_seconds=1
 )
-    header_seconds=0.3, linger_seconds=0.2, sweep_seconds=0.05, idle_seconds=1
-)
 ADDRESS = ("127.0.0.1", 0)
 
 
