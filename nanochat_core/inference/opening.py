@@ -12,6 +12,8 @@ from nanochat_core.inference.loading import load_pair, read_config
 SMALL_WIDTH = 512
 """Below this width a second thread costs more in waiting than it brings."""
 MAX_THREADS = 8
+GPU_CACHE_SHARE = 0.5
+"""Of the memory that a loaded model leaves; growing a cache needs the old one beside the new."""
 
 
 def open_engine(
@@ -28,4 +30,9 @@ def open_engine(
     # A single token is read-bound: on a CPU, casting float32 weights for each would cost more.
     dtype = torch.bfloat16 if place.type == "cuda" else torch.float32
     model, _, tokenizer = load_pair(model_folder, tokenizer_folder, place, dtype)
+    settings = settings or EngineSettings()
+    if place.type == "cuda":
+        free_bytes, _ = torch.cuda.mem_get_info(place)
+        gigabytes = GPU_CACHE_SHARE * free_bytes / 2**30
+        settings = settings.model_copy(update={"cache_gigabytes": gigabytes})
     return InferenceEngine(model, tokenizer, settings)

@@ -62,6 +62,9 @@ def test_names_of_no_model(store: ArtifactStore, line: dict[str, ArtifactRef]) -
         CheckpointManager("d12", store=store.url, device="cpu").find()
     with pytest.raises(ArtifactNotFoundError, match="latest"):
         CheckpointManager("lastest", store=store.url, device="cpu").find()
+    for name in ("~nobody-at-all", "x" * 5000):
+        with pytest.raises(ArtifactNotFoundError):
+            CheckpointManager(name, store=store.url, device="cpu").find()
     with pytest.raises(CheckpointError, match="no model"):
         CheckpointManager(line["tokenizer"].short, store=store.url, device="cpu").find()
 
