@@ -242,7 +242,6 @@ def describe(subject: Subject, options: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> int:
     """Measure and print one line; the exit code is 2 for a mistake in the options."""
-    configure_logging()
     options = parser().parse_args(argv)
     try:
         line = json.dumps(report_of(options)) + "\n"
@@ -256,4 +255,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    configure_logging()
     sys.exit(main(sys.argv[1:]))

@@ -98,7 +98,6 @@ def serve(settings: ServerSettings, limits: ConnectionLimits = ConnectionLimits(
             drain_seconds=settings.drain_seconds,
             ready=ready,
         )
-        configure_logging()
         server.run(sockets=[bound])
 
 
@@ -189,4 +188,5 @@ def main(
 
 
 if __name__ == "__main__":
+    configure_logging()
     sys.exit(main())

@@ -124,6 +124,7 @@ def test_ctrl_c_stops_the_reply_and_not_the_program(tmp_path: Path) -> None:
         terminal.wait_for("> ")
         terminal.type("laugh\r")
         assert "haha\r\n(4 tokens" in terminal.wait_for("> ")
+        terminal.settle()
         terminal.type("\x03")
         terminal.wait_for("> ")
         terminal.settle()
