@@ -6,12 +6,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import openai
 import pytest
-from serving_tools import LAUGH, NAME, SUM, Running, request, save_folders, started
+from serving_tools import (
+    LAUGH,
+    NAME,
+    SUM,
+    Running,
+    request,
+    save_folders,
+    started,
+    wait_until,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -57,13 +66,6 @@ def get(server: Running, path: str, **headers: str) -> tuple[int, str]:
 
 def queue_of(server: Running) -> dict[str, int]:
     return json.loads(get(server, "/health")[1])["queue"]
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def send(server: Running, body: dict) -> socket.socket:
