@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import torch
+
 from nanochat_core.bench.train_timing import percentile
 from nanochat_core.errors import NanochatError
 from nanochat_core.inference.engine import InferenceEngine
@@ -46,6 +48,7 @@ class Timeline:
         return [after - before for before, after in pairwise(inside)]
 
 
+@torch.inference_mode()
 def drive(engine: InferenceEngine, requests: Sequence[Request]) -> Timeline:
     """Hand over all requests at once, and step until the last reply is whole."""
     started = time.perf_counter()

@@ -34,6 +34,7 @@ def request_of(load: Load, index: int, tokenizer: Tokenizer) -> Request:
     )
 
 
+@torch.inference_mode()
 def engine_figures(engine: InferenceEngine, load: Load, window: Window) -> dict[str, Any]:
     """Tokens a second of the engine under this load."""
     num_tokens, num_finished = 0, 0

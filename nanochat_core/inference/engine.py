@@ -141,17 +141,22 @@ class InferenceEngine:
     def step(self) -> list[Output]:
         """Read a chunk of the prompts that wait, and give every sequence beyond its prompt a token.
 
-        Returns what came of it.
+        Returns what came of it. A caller of many steps saves time if it is in inference mode
+        already.
         """
-        outputs, self._unread = self._unread, []
-        # Entered anew for each step: a caller between two of them keeps its own mode.
+        if torch.is_inference_mode_enabled():
+            return self._step()
         with torch.inference_mode():
-            chunk, decoding = self._scheduler.schedule()
-            if chunk is not None:
-                logits_BV = self._runner.prefill(chunk)
-                outputs += self._advance(*self._scheduler.prefilled(chunk, logits_BV))
-            if decoding:
-                outputs += self._advance(decoding, self._runner.decode(decoding))
+            return self._step()
+
+    def _step(self) -> list[Output]:
+        outputs, self._unread = self._unread, []
+        chunk, decoding = self._scheduler.schedule()
+        if chunk is not None:
+            logits_BV = self._runner.prefill(chunk)
+            outputs += self._advance(*self._scheduler.prefilled(chunk, logits_BV))
+        if decoding:
+            outputs += self._advance(decoding, self._runner.decode(decoding))
         self._scheduler.retire(outputs)
         self._num_steps += 1
         return outputs
@@ -161,14 +166,18 @@ class InferenceEngine:
     ) -> list[Output]:
         """Append one token to each: the tool's next one, or one that its sampler picks."""
         rows = [row for row, sequence in enumerate(sequences) if not sequence.forced]
+        if len(rows) == len(sequences):
+            return self._sample(sequences, logits_BV)
         outputs = [sequence.append_forced() for sequence in sequences if sequence.forced]
-        sampling = [sequences[row] for row in rows]
-        if not sampling:
-            return outputs
-        own_BV = logits_BV if not outputs else logits_BV[rows]
-        tokens, logprobs = self._pick(own_BV, sampling)
-        self._sampled_tokens += len(sampling)
-        return outputs + list(map(ActiveSequence.append_sampled, sampling, tokens, logprobs))
+        return outputs + self._sample([sequences[row] for row in rows], logits_BV[rows])
+
+    def _sample(self, sequences: Sequence[ActiveSequence], logits_BV: torch.Tensor) -> list[Output]:
+        """Append to each the token that its sampler picks."""
+        if not sequences:
+            return []
+        self._sampled_tokens += len(sequences)
+        tokens, logprobs = self._pick(logits_BV, sequences)
+        return list(map(ActiveSequence.append_sampled, sequences, tokens, logprobs))
 
     def _pick(
         self, logits_BV: torch.Tensor, sequences: Sequence[ActiveSequence]

@@ -18,8 +18,8 @@ def token_logprobs(
 
     Logits are those before the cap.
     """
-    asked = [row for row, count in enumerate(counts) if count is not None]
     found: list[TokenLogprob | None] = [None] * len(tokens)
+    asked = [row for row, count in enumerate(counts) if count is not None]
     if not asked:
         return found
     logprobs_BV = soft_cap(logits_BV[asked]).log_softmax(dim=-1)

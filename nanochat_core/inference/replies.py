@@ -12,29 +12,29 @@ class Reply:
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = ()) -> None:
         self._decoder = ReplyDecoder(tokenizer)
         self._scanner = StopScanner(stops) if stops else None
+        self.is_stopped = False
 
-    @property
-    def is_stopped(self) -> bool:
-        """Whether the reply ends before a stop text."""
-        return self._scanner is not None and self._scanner.is_found
-
-    def feed(self, token: int) -> list[Piece]:
+    def feed(self, token: int) -> tuple[Piece, ...]:
         """The pieces that can be shown now that this token is there."""
-        return self._scan(self._decoder.feed(token))
-
-    def end(self) -> list[Piece]:
-        """What was held back until now; call it once, when no token follows."""
-        if self._scanner is None:
-            return self._scan(self._decoder.finish())
-        if self._scanner.is_found:
-            return []
-        shown = self._scan(self._decoder.finish())
-        return shown if self._scanner.is_found else shown + self._scanner.release()
-
-    def _scan(self, piece: Piece | None) -> list[Piece]:
+        piece = self._decoder.feed(token)
         if piece is None:
-            return []
-        return [piece] if self._scanner is None else self._scanner.feed(piece)
+            return ()
+        return (piece,) if self._scanner is None else self._scan(self._scanner, piece)
+
+    def end(self) -> tuple[Piece, ...]:
+        """What was held back until now; call it once, when no token follows."""
+        if self.is_stopped:
+            return ()
+        piece = self._decoder.finish()
+        if self._scanner is None:
+            return () if piece is None else (piece,)
+        shown = () if piece is None else self._scan(self._scanner, piece)
+        return shown if self.is_stopped else (*shown, *self._scanner.release())
+
+    def _scan(self, scanner: "StopScanner", piece: Piece) -> tuple[Piece, ...]:
+        shown = tuple(scanner.feed(piece))
+        self.is_stopped = scanner.is_found
+        return shown
 
 
 class StopScanner:

@@ -1,7 +1,7 @@
 """What the engine is asked, and what it says after each step."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from nanochat_core.errors import ConfigError
 from nanochat_core.inference.settings import GREEDY, SamplingSettings
@@ -55,8 +55,7 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(NamedTuple):
     """What one step did for one sequence.
 
     `token` is None when the step added none that belongs to the reply (a stop token, say).

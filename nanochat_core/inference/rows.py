@@ -6,6 +6,7 @@ until it is needed: a prompt that begins like it need not be read again.
 """
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 
@@ -61,17 +62,17 @@ class Rows:
     @property
     def running(self) -> list[ActiveSequence]:
         """Every sequence that has a row, by row."""
-        return [self.sequence(row) for row in range(self.num_running)]
+        return self._sequences(0, self.num_running)
 
     @property
     def decoding(self) -> list[ActiveSequence]:
         """Sequences that get a token at a time, by row."""
-        return [self.sequence(row) for row in range(self.num_decoding)]
+        return self._sequences(0, self.num_decoding)
 
     @property
     def prefilling(self) -> list[ActiveSequence]:
         """Sequences whose prompt is being read, by row."""
-        return [self.sequence(row) for row in range(self.num_decoding, self.num_running)]
+        return self._sequences(self.num_decoding, self.num_running)
 
     def find_head(self, prompt: list[int]) -> Head:
         """The row with the longest beginning in common; one token is always left to read."""
@@ -146,6 +147,10 @@ class Rows:
     def capacity(self) -> int:
         """Tokens that a row has memory for."""
         return self._cache.capacity
+
+    def _sequences(self, first: int, stop: int) -> list[ActiveSequence]:
+        # Every step asks: without a call and a check for each row.
+        return cast("list[ActiveSequence]", [row.sequence for row in self._rows[first:stop]])
 
     def _most_rows(self) -> int:
         return min(self._max_rows, self._max_tokens // self._cache.capacity)

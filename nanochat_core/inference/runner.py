@@ -50,9 +50,12 @@ class Runner:
 
     def decode(self, sequences: Sequence[ActiveSequence]) -> torch.Tensor:
         """Take in the newest token of the sequences of the first rows; logits (B, V)."""
-        tokens = [sequence.tokens[-1] for sequence in sequences]
-        before = [self._before(sequence, sequence.num_cached) for sequence in sequences]
-        positions = [sequence.num_cached for sequence in sequences]
+        tokens, before, positions = [], [], []
+        for sequence in sequences:
+            # Its prompt is read, so there are two tokens at least, and all but the last are cached.
+            tokens.append(sequence.tokens[-1])
+            before.append(sequence.tokens[-2])
+            positions.append(sequence.num_cached)
         if self.is_exact:
             logits_BV = torch.cat(
                 [
@@ -64,6 +67,7 @@ class Runner:
             logits_BV = self._graphs.decode(tokens, before, positions)
         else:
             logits_BV = self._decode(tokens, before, positions, 0)
+        # Not before: a pass that failed has cached nothing.
         for sequence in sequences:
             sequence.num_cached += 1
         return logits_BV

@@ -56,13 +56,13 @@ def _kind(settings: SamplingSettings) -> Kind:
 
 def pick_each(logits_BV: torch.Tensor, samplers: Sequence[Sampler]) -> list[int]:
     """The next token of every sequence: what its own sampler would pick, all at once."""
-    rows_by_kind: dict[Kind, list[int]] = {}
-    for row, sampler in enumerate(samplers):
-        rows_by_kind.setdefault(sampler.kind, []).append(row)
+    kinds = {sampler.kind for sampler in samplers}
+    if len(kinds) == 1:
+        return _pick(logits_BV, samplers[0].kind, samplers)
     tokens = [0] * len(samplers)
-    for kind, rows in rows_by_kind.items():
-        own_BV = logits_BV if len(rows) == len(samplers) else logits_BV[rows]
-        picked = _pick(own_BV, kind, [samplers[row] for row in rows])
+    for kind in kinds:
+        rows = [row for row, sampler in enumerate(samplers) if sampler.kind == kind]
+        picked = _pick(logits_BV[rows], kind, [samplers[row] for row in rows])
         for row, token in zip(rows, picked, strict=True):
             tokens[row] = token
     return tokens

@@ -11,7 +11,7 @@ from nanochat_core.inference.tools import ToolCalls
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 
-@dataclass
+@dataclass(slots=True)
 class ActiveSequence:
     """Tokens of a prompt and its reply; `forced` ones come next, before anything is sampled.
 
@@ -94,11 +94,11 @@ class ActiveSequence:
     def _output(
         self, token: int | None, *, is_sampled: bool, logprob: TokenLogprob | None
     ) -> Output:
-        pieces = () if self.text is None else tuple(self._shown(self.text, token))
+        pieces = () if self.text is None else self._shown(self.text, token)
         return Output(self.sequence_id, token, is_sampled, pieces, logprob, self.finish_reason)
 
-    def _shown(self, text: Reply, token: int | None) -> list[Piece]:
-        pieces = [] if token is None else text.feed(token)
+    def _shown(self, text: Reply, token: int | None) -> tuple[Piece, ...]:
+        pieces = () if token is None else text.feed(token)
         if text.is_stopped:
             self.finish_reason = "stop"
         return pieces if self.finish_reason is None else pieces + text.end()

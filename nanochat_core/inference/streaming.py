@@ -1,7 +1,7 @@
 """Tokens of a reply as text that can be shown at once: never half a character."""
 
 import codecs
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nanochat_core.conversation.types import PartKind
 from nanochat_core.tokenizer.tokenizer import Tokenizer
@@ -10,8 +10,7 @@ _OPENING: dict[str, PartKind] = {"python_start": "python", "output_start": "pyth
 _CLOSING = ("python_end", "output_end")
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A stretch of a reply as it comes in: of its text, of code, or of the tool's output."""
 
     kind: PartKind
@@ -22,7 +21,8 @@ class ReplyDecoder:
     """Turns tokens into pieces; bytes of an unfinished UTF-8 character wait for the rest."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+        self._ranks, self._texts = tokenizer.ranks, tokenizer.texts
+        self._is_between_characters = True
         self._kind: PartKind = "text"
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._opening = {tokenizer.special_id(n): kind for n, kind in _OPENING.items()}
@@ -30,8 +30,13 @@ class ReplyDecoder:
 
     def feed(self, token: int) -> Piece | None:
         """The text that this token completes, or None when there is none."""
-        if not self._tokenizer.is_special(token):
-            return self._piece(self._decoder.decode(self._tokenizer.decode_bytes([token])))
+        if token < len(self._texts):
+            text = self._texts[token]
+            if text is not None and self._is_between_characters:
+                return Piece(self._kind, text)
+            text = self._decoder.decode(self._ranks[token])
+            self._is_between_characters = not self._decoder.getstate()[0]
+            return self._piece(text)
         piece = self.finish()
         if token in self._opening:
             self._kind = self._opening[token]
@@ -43,6 +48,7 @@ class ReplyDecoder:
         """What is left at the end: U+FFFD for a character that was never completed."""
         piece = self._piece(self._decoder.decode(b"", final=True))
         self._decoder.reset()
+        self._is_between_characters = True
         return piece
 
     def _piece(self, text: str) -> Piece | None:

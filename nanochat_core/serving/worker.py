@@ -144,10 +144,14 @@ class Commands:
 
 def run(worker: Worker, commands: Commands, send: Callable[[Report], None]) -> None:
     """Step as long as there is work, take commands in between, say what happened."""
-    while True:
-        for command in commands.pending(wait=not worker.engine.has_work):
-            worker.take(command)
-        send(worker.step())
+    # Not before the GPU is chosen.
+    import torch
+
+    with torch.inference_mode():
+        while True:
+            for command in commands.pending(wait=not worker.engine.has_work):
+                worker.take(command)
+            send(worker.step())
 
 
 def take_over_pipes() -> tuple[BinaryIO, BinaryIO]:

@@ -102,6 +102,11 @@ class Tokenizer:
             digest.update(len(token).to_bytes(4, "little") + token)
         return digest.hexdigest()
 
+    @cached_property
+    def texts(self) -> tuple[str | None, ...]:
+        """Text of every token but the specials; None for bytes that are no whole characters."""
+        return tuple(map(_text_or_none, self.ranks))
+
     @property
     def bos_id(self) -> int:
         """Id of the token that starts every document and conversation."""
@@ -208,6 +213,13 @@ def _new_trainer(pattern: str) -> rustbpe.Tokenizer:
     except ValueError as error:
         raise _pattern_error(pattern, error) from error
     return trainer
+
+
+def _text_or_none(token: bytes) -> str | None:
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _well_formed(text: str) -> str:

@@ -5,6 +5,7 @@ import torch
 
 from nanochat_core.errors import ConfigError
 from nanochat_core.inference import InferenceEngine
+from nanochat_core.inference.passes import READ_AHEAD_BYTES
 from nanochat_core.inference.row_cache import FIRST_CAPACITY
 from nanochat_core.inference.settings import GREEDY, SamplingSettings
 from nanochat_core.tokenizer.tokenizer import Tokenizer
@@ -176,3 +177,14 @@ def test_an_engine_without_a_tokenizer_is_refused() -> None:
         InferenceEngine(model)
     model.tokenizer = TOKENIZER
     assert isinstance(InferenceEngine(model).tokenizer, Tokenizer)
+
+
+def test_rows_beyond_the_processors_cache_get_what_they_get_alone() -> None:
+    model = random_model(small_config(n_embd=128, n_head=1, n_kv_head=1, sequence_len=128))
+    engine = InferenceEngine(model, byte_tokenizer())
+    prompts = random_tokens(model.config, 24, 96).tolist()
+    num_bytes = len(prompts) * 97 * model.config.head_dim * 4
+    assert num_bytes > READ_AHEAD_BYTES
+    together = engine.generate_batch(prompts, GREEDY, max_new_tokens=6)
+    alone = [engine.generate_batch([prompt], GREEDY, max_new_tokens=6)[0] for prompt in prompts]
+    assert together == alone

@@ -52,8 +52,8 @@ def test_a_stop_text_is_not_looked_for_in_code() -> None:
 
 def test_a_reply_that_is_cut_off_gives_back_what_it_held() -> None:
     reply = Reply(byte_tokenizer(), ["abc"])
-    assert reply.feed(ord("a")) == []
-    assert reply.feed(ord("b")) == []
+    assert reply.feed(ord("a")) == ()
+    assert reply.feed(ord("b")) == ()
     assert not reply.is_stopped
     assert visible(reply.end()) == "ab"
 
@@ -61,7 +61,7 @@ def test_a_reply_that_is_cut_off_gives_back_what_it_held() -> None:
 @pytest.mark.parametrize(("stops", "shown"), [([], "é"), (["é"], "")])
 def test_no_character_is_split(stops: list[str], shown: str) -> None:
     reply = Reply(byte_tokenizer(), stops)
-    assert reply.feed(0xC3) == []
+    assert reply.feed(0xC3) == ()
     assert visible(reply.feed(0xA9)) == shown
     assert visible(reply.end()) == ""
     assert reply.is_stopped == bool(stops)
