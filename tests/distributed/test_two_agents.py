@@ -64,7 +64,12 @@ def joining(spec: JobSpec) -> Iterator[subprocess.Popen[str]]:
 
 def train(spec: JobSpec) -> FirstHost:
     job = FirstHost(spec)
-    wait_for(lambda: steps_done(spec) >= 7 or job.error is not None, "the seventh step")
+
+    def has_saved() -> bool:
+        # Files are written beside the steps: the seventh may be done before the fifth is saved.
+        return steps_done(spec) >= 7 and newest_step(Path(spec.work_folder)) is not None
+
+    wait_for(lambda: has_saved() or job.error is not None, "the seventh step and a checkpoint")
     assert job.error is None, job.error
     return job
 
