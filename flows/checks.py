@@ -15,9 +15,7 @@ from nanochat_core.benchmarks.base import Split
 from nanochat_core.benchmarks.files import expected_files
 from nanochat_core.benchmarks.names import FROM_FILES
 from nanochat_core.config.execution import Execution
-from nanochat_core.data.recipes import FilesSource
-from nanochat_core.data.sources import check_first_documents, list_source, num_text_bytes
-from nanochat_core.errors import BatchSizeError, ConfigError, DataError
+from nanochat_core.errors import BatchSizeError, ConfigError
 from nanochat_core.sandbox.execution import Sandbox
 from nanochat_core.training.dial import (
     TrainingPlan,
@@ -33,9 +31,6 @@ Finder = Callable[[str], str | None]
 TRAINING_STATIONS = ("pretrain", "sft", "rl")
 GPU_NODES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
 """Device files of NVIDIA, Jetson, AMD and the Windows subsystem for Linux."""
-MAX_TOKENS_PER_BYTE = 3.0
-"""A token is a byte or more; beginnings of documents and unfilled rows cost more of them."""
-USUAL_BYTES_PER_TOKEN = 3.5
 
 
 def plan(preset: Preset) -> TrainingPlan:
@@ -169,31 +164,3 @@ def missing_device(
     if platform == "linux" and not any(any(nodes.glob(name)) for name in GPU_NODES):
         return "this machine shows no GPU"
     return ""
-
-
-def check_source(paths: Sequence[str], preset: Preset) -> None:
-    """Refuse own text that cannot be read, or is no text."""
-    recipe = preset.recipes.shards
-    assert isinstance(recipe.source, FilesSource), "own text is always a FilesSource"
-    check_first_documents(
-        list_source(paths),
-        text_column=recipe.source.text_column,
-        max_characters=recipe.source.max_document_characters,
-    )
-
-
-def check_enough_text(paths: Sequence[str], preset: Preset) -> None:
-    """Refuse own text that is far too little for the steps; how much it is, only tokens tell."""
-    num_bytes = num_text_bytes(list_source(paths))
-    if num_bytes is None:
-        return
-    planned = plan(preset)
-    epochs = preset.recipes.pretrain.data.max_epochs
-    if planned.total_tokens > MAX_TOKENS_PER_BYTE * num_bytes * epochs:
-        wanted = planned.total_tokens / epochs * USUAL_BYTES_PER_TOKEN
-        raise DataError(
-            f"the source holds {num_bytes:,} bytes; training reads {planned.total_tokens:,} "
-            f"tokens, and no text more than {epochs:g} times (pretrain.data.max_epochs). Give "
-            f"{wanted / 1e6:.2g} MB of text or more, or fewer steps with --set "
-            f"pretrain.num_iterations (now {planned.num_iterations:,})"
-        )

@@ -24,9 +24,9 @@ import psutil
 from nanochat_core import supervise
 from nanochat_core.config.execution import Execution
 from nanochat_core.config.job import LOG_FILE, METRICS_FILE, PROGRESS_FILE, JobSpec
-from nanochat_core.data.documents import Document
+from nanochat_core.data.documents import Document, in_memory
 from nanochat_core.data.recipes import TokensRecipe
-from nanochat_core.data.shards import INDEX_FILE, write_shards
+from nanochat_core.data.shards import INDEX_FILE, deal_in_turn, write_shards
 from nanochat_core.data.token_files import build_tokens
 from nanochat_core.errors import ConfigError, JobError, JobLostError
 from nanochat_core.logs import Progress
@@ -138,7 +138,8 @@ def make_inputs(folder: Path, vocab_size: int, num_tokens: int) -> dict[str, str
         path.mkdir(parents=True)
     texts = made_up_texts(num_tokens, num_words=2 * vocab_size)
     documents = [Document(text, held_out=i % 20 == 0) for i, text in enumerate(texts)]
-    index = write_shards(documents, folders["shards"], 2)
+    in_turn = deal_in_turn(in_memory(documents), 2, Progress(None, 0, ""))
+    index = write_shards(in_turn, folders["shards"], 2)
     (folders["shards"] / INDEX_FILE).write_text(index.model_dump_json(), encoding="utf-8")
     Tokenizer.train(texts, TokenizerRecipe(vocab_size=vocab_size)).save(folders["tokenizer"])
     build_tokens(

@@ -1,20 +1,31 @@
 """What a run is asked for, and what that means for every station."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import Field, ValidationError, field_validator
 
 from flows import checks
-from flows.benchmark_sets import with_benchmarks
+from flows.benchmark_sets import check_conversations_at_hand, left_out, with_benchmarks
 from flows.overrides import apply_overrides, config_error, one_of
-from flows.presets import MAKING_STATIONS, PRESETS, STATIONS, Preset, Source
+from flows.presets import (
+    FOR_GPUS,
+    MAKING_STATIONS,
+    PRESETS,
+    STATIONS,
+    USUAL_SOURCES,
+    Preset,
+    with_reference_problems,
+)
+from flows.source_files import Reading, with_files
+from flows.sources import Asked, addresses, draft, notes_on, parse_sources, without_weight
+from flows.text_checks import check_enough_text, check_source
 from nanochat_core.artifacts.location import default_store_url
 from nanochat_core.config.base import ComputeDtype, Config
 from nanochat_core.config.execution import Execution, Tracker
 from nanochat_core.data.harvest import resolve_harvest_source
-from nanochat_core.data.recipes import FilesSource, HarvestSource
-from nanochat_core.data.sources import resolve_files_source
+from nanochat_core.data.hub_shards import HubAccess
+from nanochat_core.data.recipes import HarvestSource, HubSource
 from nanochat_core.errors import ConfigError
 
 DTYPE_VARIABLE = "NANOCHAT_DTYPE"
@@ -39,8 +50,21 @@ class RunParameters(Config):
     upstream: str = Field(
         "", description="another store, only read: asked for what the artifact store lacks"
     )
-    source: tuple[str, ...] = Field((), description="your own text: files, folders, globs, URLs")
+    source: tuple[str, ...] = Field(
+        (),
+        description="text: files, folders, globs, URLs, published shards (hf://datasets/..., "
+        "shards:FOLDER), docs; with shares as in PLACE@30",
+    )
+    mirrors: tuple[str, ...] = Field(
+        (), description="folders or URLs with copies of published shards, tried in order"
+    )
+    offline: bool = Field(
+        False, description="fetch no text: published shards are those in the store and mirrors here"
+    )
     benchmarks: str = Field("", description="folder or URL with the files of official benchmarks")
+    conversations: tuple[str, ...] = Field(
+        (), description="your own conversations for fine-tuning: JSONL files or URLs, FILE@EPOCHS"
+    )
     overrides: dict[str, Any] = Field({}, description='single numbers, as in {"sft.epochs": 2}')
     compute_dtype: str = Field(
         FROM_PRESET,
@@ -67,12 +91,12 @@ class RunParameters(Config):
         json_schema_extra={"enum": [*get_args(Tracker)]},
     )
 
-    @field_validator("source", "benchmarks", "store", "upstream")
+    @field_validator("source", "mirrors", "benchmarks", "conversations", "store", "upstream")
     @classmethod
     def _hold_no_secret(cls, given: tuple[str, ...] | str) -> tuple[str, ...] | str:
         """Parameters are recorded with the run: a key in a URL would be, too."""
         for url in (given,) if isinstance(given, str) else given:
-            _refuse_secret(url)
+            _refuse_secret(without_weight(url))
         return given
 
 
@@ -115,24 +139,80 @@ def parse_parameters(values: Mapping[str, Any]) -> RunParameters:
 
 def resolve(parameters: RunParameters, environ: Mapping[str, str]) -> ResolvedRun:
     """The run that is asked for, with its source read (versions, or sha256 of files)."""
-    make = PRESETS[one_of("preset", parameters.preset, list(PRESETS))]
-    return _resolve(parameters, environ, make(_source(parameters.source)))
+    return _found(parameters, environ, parse_sources(_sources(parameters)), hashed=True)
 
 
 def check(parameters: RunParameters, environ: Mapping[str, str]) -> ResolvedRun:
-    """As `resolve`, for early errors: of the source only the first documents are read."""
-    make = PRESETS[one_of("preset", parameters.preset, list(PRESETS))]
-    if not parameters.source:
-        return _resolve(parameters, environ, make(HarvestSource(versions={}, python="")))
-    resolved = _resolve(parameters, environ, make(FilesSource(files=())))
-    checks.check_source(parameters.source, resolved.preset)
+    """As `resolve`, for early errors: of own text only so much is read as tells whether it will do.
+
+    Its recipe is no one's: own text has no digests in it, and documentation no versions.
+    """
+    asked = parse_sources(_sources(parameters))
+    resolved = _found(parameters, environ, asked, hashed=False)
+    check_source(asked, resolved.preset)
     if "pretrain" in resolved.stations:
-        checks.check_enough_text(parameters.source, resolved.preset)
+        check_enough_text(asked, resolved.preset)
     return resolved
 
 
-def _source(paths: tuple[str, ...]) -> Source:
-    return resolve_files_source(paths) if paths else resolve_harvest_source()
+def _sources(parameters: RunParameters) -> tuple[str, ...]:
+    usual = USUAL_SOURCES.get(parameters.preset)
+    return parameters.source or (() if usual is None else (usual,))
+
+
+def _found(
+    parameters: RunParameters,
+    environ: Mapping[str, str],
+    asked: Sequence[Asked],
+    *,
+    hashed: bool,
+) -> ResolvedRun:
+    """The run with the files of its source, as far as they matter (`hashed`: own text, too)."""
+    make = PRESETS[one_of("preset", parameters.preset, list(PRESETS))]
+    harvest = resolve_harvest_source() if hashed else HarvestSource(versions={}, python="")
+    resolved = _resolve(parameters, environ, make(draft(asked, harvest)))
+    preset = resolved.preset
+    if isinstance(preset.recipes.shards.source, HubSource):
+        _refuse_cutting(parameters)
+    num_shards = None
+    if "shards.num_shards" in parameters.overrides:
+        num_shards = preset.recipes.shards.num_shards
+    how = Reading(
+        HubAccess.of(environ),
+        resolved.store_url,
+        offline=parameters.offline,
+        num_shards=num_shards,
+        is_trained="pretrain" in resolved.stations,
+        hashed=hashed,
+    )
+    preset = with_files(preset, asked, checks.plan(preset), how)
+    places = addresses(asked, parameters.mirrors, offline=parameters.offline)
+    return resolved.model_copy(
+        update={
+            "preset": preset,
+            "source_paths": {**resolved.source_paths, "shards": places},
+            "warnings": (*resolved.warnings, *notes_on(asked), *_notes_on_machine(resolved)),
+        }
+    )
+
+
+def _notes_on_machine(resolved: ResolvedRun) -> tuple[str, ...]:
+    is_here = "pretrain" in resolved.stations and "pretrain" not in resolved.pools
+    if resolved.preset_name not in FOR_GPUS or not is_here or checks.has_gpu():
+        return ()
+    return (
+        f"{resolved.preset_name} is for GPUs, and this machine shows none; nanochat plan "
+        f"{resolved.preset_name} tells what it takes here",
+    )
+
+
+def _refuse_cutting(parameters: RunParameters) -> None:
+    for name in ("shards.max_documents", "shards.validation_percent"):
+        if name in parameters.overrides:
+            raise ConfigError(
+                f"--set {name}={parameters.overrides[name]}: published shards are taken as they "
+                "are, the last one for validation; leave it out, or set shards.num_shards"
+            )
 
 
 def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Preset) -> ResolvedRun:
@@ -148,10 +228,15 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
         )
     general = {**depth, **_dtype_overrides(preset, dtype)}
     tracking = tracking_overrides(parameters.run, parameters.tracker, parameters.preset)
-    preset = with_benchmarks(preset, parameters.benchmarks)
+    wished = preset
+    preset = with_benchmarks(preset, parameters.benchmarks, parameters.conversations)
+    notes = left_out(wished, preset)
+    if parameters.preset in FOR_GPUS:
+        preset = with_reference_problems(preset)
     preset = apply_overrides(preset, {**general, **tracking, **parameters.overrides})
     stations, pools = _stations(parameters, preset), _pools(parameters.stage_pools)
     checks.check_benchmarks(preset, stations)
+    check_conversations_at_hand(preset, stations)
     planned = checks.plan(preset)
     checks.check_machines(preset)
     _check_this_machine(preset, stations, pools)
@@ -164,11 +249,11 @@ def _resolve(parameters: RunParameters, environ: Mapping[str, str], preset: Pres
         preset=preset,
         store_url=store,
         upstream_url=upstream,
-        source_paths={"shards": parameters.source, "benchmarks": (parameters.benchmarks,)},
+        source_paths={"benchmarks": (parameters.benchmarks, *parameters.conversations)},
         stations=stations,
         forced=_forced(parameters, stations),
         pools=pools,
-        warnings=checks.warnings(preset, planned),
+        warnings=(*checks.warnings(preset, planned), *notes),
     )
 
 
@@ -246,7 +331,7 @@ def _forced(parameters: RunParameters, stations: tuple[str, ...]) -> tuple[str, 
         first = one_of("station", parameters.start_from, STATIONS)
         later = STATIONS[STATIONS.index(first) :]
         asked |= {first, *(name for name in later if name in stations)}
-    if "benchmarks" in asked and not parameters.benchmarks:
+    if "benchmarks" in asked and not (parameters.benchmarks or parameters.conversations):
         raise ConfigError("the station benchmarks is there only with --benchmarks FOLDER; give it")
     if never := asked - set(stations):
         raise ConfigError(

@@ -2,13 +2,17 @@
 
 from collections.abc import Callable
 
+from nanochat_core.benchmarks.files import expected_files
 from nanochat_core.config.base import Config
 from nanochat_core.config.execution import Execution
-from nanochat_core.conversation.recipes import Mixture, MixturePart
+from nanochat_core.conversation.recipes import MadeKind, Mixture, MixturePart
+from nanochat_core.data.hub_shards import CLIMBMIX
 from nanochat_core.data.recipes import (
     BenchmarksRecipe,
     FilesSource,
     HarvestSource,
+    HubSource,
+    MixtureSource,
     ShardsRecipe,
     TokensRecipe,
 )
@@ -23,7 +27,7 @@ from nanochat_core.training.recipes import (
     SftRecipe,
 )
 
-Source = HarvestSource | FilesSource
+Source = HarvestSource | FilesSource | HubSource | MixtureSource
 
 
 class Recipes(Config):
@@ -75,9 +79,7 @@ JOB_STATIONS = ("pretrain", "base_eval", "sft", "chat_eval_sft", "rl", "chat_eva
 
 def tiny(source: Source) -> Preset:
     """Every station for real, in seconds: for tests."""
-    if isinstance(source, HarvestSource):
-        # The standard library alone is read in seconds.
-        source = source.model_copy(update={"versions": {}})
+    source = _standard_library_alone(source)
     execution = Execution(
         device_batch_size=4, compile=False, log_every=1, checkpoint_every=5, eval_every=15
     )
@@ -140,6 +142,19 @@ def tiny(source: Source) -> Preset:
     )
 
 
+def _standard_library_alone(source: Source) -> Source:
+    """Of the documentation only what is read in seconds."""
+    if isinstance(source, HarvestSource):
+        return source.model_copy(update={"versions": {}})
+    if not isinstance(source, MixtureSource):
+        return source
+    parts = tuple(
+        part.model_copy(update={"source": _standard_library_alone(part.source)})
+        for part in source.parts
+    )
+    return source.model_copy(update={"parts": parts})
+
+
 SCALAR_RATES = {"resid_lr": 0.0005, "x0_lr": 0.05, "smear_lr": 0.02}
 """A tenth of the reference's: at full rate one of six fine-tunings blew up (LOG.md, the demo)."""
 
@@ -199,16 +214,133 @@ def demo(source: Source) -> Preset:
     )
 
 
-def _mixture(source: Source, *, identity: int, sums: int, questions: int) -> Mixture:
-    is_harvest = isinstance(source, HarvestSource)
-    return Mixture(
-        parts=(
-            MixturePart(kind="identity", conversations=identity),
-            MixturePart(kind="sums", conversations=sums),
-            MixturePart(kind="questions", conversations=questions),
+def cpu(source: Source) -> Preset:
+    """A small model of web text on a laptop, in hours: DESIGN section 6."""
+    chat_eval = ChatEvalRecipe(max_new_tokens=128)
+    return Preset(
+        recipes=Recipes(
+            shards=ShardsRecipe(source=source),
+            tokenizer=TokenizerRecipe(),
+            pretrain=PretrainRecipe(
+                depth=6,
+                head_dim=64,
+                sequence_len=512,
+                window_pattern="L",
+                num_iterations=5_000,
+                tokens_per_step=16_384,
+                data=DataOrderRecipe(block_shards=1, max_epochs=8.0),
+            ),
+            base_eval=BaseEvalRecipe(
+                # All of a held-out shard takes a CPU as long as a large part of training.
+                validation_tokens=524_288,
+                max_per_task=100,
+                sample_prompts=WEB_PROMPTS,
+            ),
+            sft=SftRecipe(mixture=_reference_mixture(source), num_iterations=1_500),
+            chat_eval_sft=chat_eval,
+            rl=RlRecipe(task="sums", samples_per_question=8, max_new_tokens=32, num_iterations=80),
+            chat_eval_rl=chat_eval,
         ),
-        data="the documentation of Python packages" if is_harvest else "the text I was given",
+        executions=Executions(
+            rl=Execution(compile=False, log_every=1, checkpoint_every=20, eval_every=40)
+        ),
     )
 
 
-PRESETS: dict[str, Callable[[Source], Preset]] = {"tiny": tiny, "demo": demo}
+def research(source: Source) -> Preset:
+    """Depth 12, everything else by the dial: to try an idea on one GPU."""
+    return Preset(recipes=_dialled(source, depth=12, ratio=12.0), executions=Executions())
+
+
+def speedrun(source: Source) -> Preset:
+    """To the score of GPT-2 on eight GPUs with fp8: RECIPE sections 2 and 8.
+
+    GPUs before the H100 have no fp8, and say so; there it is --set pretrain.fp8=false.
+    """
+    eight = Execution(ranks=8)
+    trained = Execution(ranks=8, device_batch_size=16)
+    return Preset(
+        recipes=_dialled(source, depth=24, ratio=8.0, fp8=True),
+        executions=Executions(
+            pretrain=trained,
+            base_eval=eight,
+            sft=trained,
+            chat_eval_sft=eight,
+            rl=eight,
+            chat_eval_rl=eight,
+        ),
+    )
+
+
+def _dialled(source: Source, *, depth: int, ratio: float, fp8: bool = False) -> Recipes:
+    """The reference's line at a depth."""
+    return Recipes(
+        shards=ShardsRecipe(source=source),
+        tokenizer=TokenizerRecipe(),
+        pretrain=PretrainRecipe(depth=depth, target_param_data_ratio=ratio, fp8=fp8),
+        base_eval=BaseEvalRecipe(sample_prompts=WEB_PROMPTS),
+        sft=SftRecipe(mixture=_reference_mixture(source)),
+        rl=RlRecipe(task="sums"),
+    )
+
+
+WEB_PROMPTS = (
+    "The largest ocean on Earth is",
+    "Water freezes when",
+    "Twice five is",
+    "The opposite of early is",
+    "The planet closest to the Sun is",
+    "If today is Monday, then tomorrow is",
+    "My favourite book is about",
+    "Once upon a time",
+)
+"""How samples of a model begin that has read text from the web."""
+
+REFERENCE_PARTS = (
+    MixturePart(kind="smoltalk"),
+    MixturePart(kind="mmlu", epochs=3.0),
+    MixturePart(kind="gsm8k", epochs=4.0),
+)
+"""The conversations of the reference, in its order and shuffled by its seed: RECIPE section 6."""
+REFERENCE_SEED = 42
+
+
+def _reference_mixture(source: Source) -> Mixture:
+    """Those of them whose files are given, and so that it knows its name (ours) some made ones."""
+    made = _mixture(source, identity=2_000, sums=1_000, questions=0)
+    return made.model_copy(
+        update={"parts": (*REFERENCE_PARTS, *made.parts), "seed": REFERENCE_SEED}
+    )
+
+
+def with_reference_problems(preset: Preset) -> Preset:
+    """The preset reinforced on GSM8K, where its files are given, as the reference is."""
+    names = {file.name for file in preset.recipes.benchmarks.files}
+    if not all(names & set(expected_files("gsm8k", split)) for split in ("train", "test")):
+        return preset
+    recipes = preset.recipes.model_copy(update={"rl": RlRecipe(task="gsm8k")})
+    return preset.model_copy(update={"recipes": recipes})
+
+
+def _mixture(source: Source, *, identity: int, sums: int, questions: int) -> Mixture:
+    told = {HarvestSource: "the documentation of Python packages", HubSource: "text from the web"}
+    made: dict[MadeKind, int] = {"identity": identity, "sums": sums, "questions": questions}
+    return Mixture(
+        parts=tuple(
+            MixturePart(kind=kind, conversations=count) for kind, count in made.items() if count
+        ),
+        data=told.get(type(source), "the text I was given"),
+    )
+
+
+PRESETS: dict[str, Callable[[Source], Preset]] = {
+    "tiny": tiny,
+    "demo": demo,
+    "cpu": cpu,
+    "research": research,
+    "speedrun": speedrun,
+}
+USUAL_SOURCES = dict.fromkeys(("cpu", "research", "speedrun"), CLIMBMIX)
+"""What a preset reads without --source; the others read the documentation of what is installed."""
+FOR_GPUS = ("research", "speedrun")
+"""Presets of the reference's size, with its problems where their files are given."""

@@ -14,7 +14,11 @@ Options = dict[str, tuple[Any, Any]]
 """Name -> annotation and default, as in the signature of a command."""
 
 PresetArgument = Annotated[
-    str, typer.Argument(metavar="PRESET", help="tiny (seconds), demo (minutes)")
+    str,
+    typer.Argument(
+        metavar="PRESET",
+        help="tiny (seconds), demo (minutes), cpu (hours), research and speedrun (GPUs)",
+    ),
 ]
 DepthOption = Annotated[
     str, typer.Option(metavar="N", show_default=False, help="layers of the model: the one dial")
@@ -30,7 +34,29 @@ UpstreamOption = Annotated[
 ]
 SourceOption = Annotated[
     list[str],
-    typer.Option(metavar="TEXT", help="your own text: file, folder, 'glob*' or URL; repeatable"),
+    typer.Option(
+        metavar="TEXT",
+        help="your own text: file, folder, 'glob*' or URL; docs; hf://datasets/OWNER/NAME or "
+        "shards:FOLDER; repeatable, with shares as in book.txt@30 docs@70",
+    ),
+]
+MirrorOption = Annotated[
+    list[str],
+    typer.Option(
+        "--mirror",
+        metavar="PLACE",
+        help="folder or URL with copies of published shards; repeatable",
+    ),
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="fetch no shards: use what is in the store and mirrors")
+]
+ConversationsOption = Annotated[
+    list[str],
+    typer.Option(
+        metavar="FILE[@EPOCHS]",
+        help="your own conversations for fine-tuning (nanochat data check FILE); repeatable",
+    ),
 ]
 AssignmentsOption = Annotated[
     list[str],
@@ -97,6 +123,8 @@ OPTIONS: Options = {
     "store": (StoreOption, "default"),
     "upstream": (UpstreamOption, ""),
     "source": (SourceOption, []),
+    "mirrors": (MirrorOption, []),
+    "offline": (OfflineOption, False),
     "assignments": (AssignmentsOption, []),
     "start_from": (StartFromOption, "none"),
     "stop_after": (StopAfterOption, "end"),
@@ -104,6 +132,7 @@ OPTIONS: Options = {
     "pool": (PoolOption, []),
     "wait": (WaitOption, False),
     "benchmarks": (BenchmarksOption, ""),
+    "conversations": (ConversationsOption, []),
     "run_name": (RunNameOption, ""),
     "allow_weak_sandbox": (WeakSandboxOption, False),
     "tracker": (TrackerOption, "none"),

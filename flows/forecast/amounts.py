@@ -9,9 +9,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
+from nanochat_core.benchmarks.amounts import expected_characters
 from nanochat_core.benchmarks.names import OFFICIAL_TEST_ROWS
 from nanochat_core.config.base import Recipe
-from nanochat_core.data.recipes import BenchmarksRecipe, HarvestSource, ShardsRecipe
+from nanochat_core.data.hub_shards import CHARACTERS_PER_BYTE
+from nanochat_core.data.recipes import (
+    BenchmarksRecipe,
+    FilesSource,
+    HarvestSource,
+    HubSource,
+    MixtureSource,
+    ShardsRecipe,
+)
 from nanochat_core.evals.looks import TrainingLooks
 from nanochat_core.evals.recipes import BaseEvalRecipe, ChatEvalRecipe
 from nanochat_core.model.counts import parameter_counts
@@ -25,8 +34,6 @@ DISTRIBUTION_CHARACTERS = 43_000
 DOCUMENT_CHARACTERS = 1_200
 CHARACTERS_PER_TOKEN = {512: 2.2, 2048: 3.5, 8192: 4.1, 32768: 4.7, 65536: 4.9}
 """By size of the vocabulary: the first two measured on documentation, the others on web text."""
-CONVERSATION_CHARACTERS = 160
-"""Of a made conversation: 22,380 of them filled 1.03 M tokens at a vocabulary of 2,048."""
 REPLY_TOKENS = {"sums": 20, "gsm8k": 120}
 """Tokens of a reply, about; the longest one of a batch decides how long that takes."""
 TASK_EXAMPLES, EXAMPLE_TOKENS = 600, 60
@@ -72,7 +79,7 @@ class Amounts:
         source = self.recipe("shards", ShardsRecipe).source
         if not isinstance(source, HarvestSource):
             return 0
-        return sum(version != "absent" for version in source.versions.values())
+        return _installed(source)
 
     @cached_property
     def characters(self) -> float:
@@ -82,13 +89,8 @@ class Amounts:
 
     def _planned_characters(self) -> float:
         recipe = self.recipe("shards", ShardsRecipe)
-        source = recipe.source
-        if isinstance(source, HarvestSource):
-            found = STANDARD_LIBRARY_CHARACTERS + DISTRIBUTION_CHARACTERS * self.distributions
-        else:
-            found = sum(file.bytes for file in source.files)
-        at_most = recipe.max_documents * DOCUMENT_CHARACTERS or found
-        return float(min(found, at_most))
+        found = _characters_of(recipe.source)
+        return min(found, recipe.max_documents * DOCUMENT_CHARACTERS or found)
 
     @cached_property
     def characters_per_token(self) -> float:
@@ -131,8 +133,13 @@ class Amounts:
         if recipe.num_iterations != "auto":
             return int(recipe.num_iterations)
         epochs = 1.0 if recipe.epochs == "auto" else float(recipe.epochs)
-        conversations = sum(part.conversations for part in recipe.mixture.parts)
-        tokens = conversations * CONVERSATION_CHARACTERS / self.characters_per_token
+        files = self.recipes.get("benchmarks")
+        own = files.files if isinstance(files, BenchmarksRecipe) else ()
+        sizes = {file.name: file.bytes for file in own}
+        characters = sum(
+            expected_characters(part, sizes.get(part.file, 0)) for part in recipe.mixture.parts
+        )
+        tokens = characters / self.characters_per_token
         return max(math.ceil(epochs * tokens / self.plan.tokens_per_step), 1)
 
     def _rl_steps(self) -> int:
@@ -175,3 +182,22 @@ class Amounts:
         recipe = self.recipes.get("benchmarks")
         files = recipe.files if isinstance(recipe, BenchmarksRecipe) else ()
         return sum(file.bytes for file in files)
+
+
+def _installed(source: HarvestSource) -> int:
+    return sum(version != "absent" for version in source.versions.values())
+
+
+def _characters_of(source: HarvestSource | FilesSource | HubSource | MixtureSource) -> float:
+    """Characters of a source, about: of a mixture until the first part runs out."""
+    if isinstance(source, HarvestSource):
+        return STANDARD_LIBRARY_CHARACTERS + DISTRIBUTION_CHARACTERS * _installed(source)
+    if isinstance(source, MixtureSource):
+        total = sum(part.weight for part in source.parts)
+        return min(
+            _characters_of(part.source) * part.max_epochs * total / part.weight
+            for part in source.parts
+        )
+    found = float(sum(file.bytes for file in source.files))
+    # Published shards are compressed.
+    return found * CHARACTERS_PER_BYTE if isinstance(source, HubSource) else found

@@ -3,7 +3,7 @@
 Nothing is written and no file of an artifact is read: manifests and run records tell it all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -32,9 +32,11 @@ from nanochat_core.artifacts.records import Manifests
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import ArtifactRef, Manifest
 from nanochat_core.config.execution import Execution
+from nanochat_core.data.recipes import FileDigest
 from nanochat_core.errors import NanochatError
 from nanochat_core.model.counts import NUMBER_BYTES, Numbers
 from tasks.release import STATION as RELEASE
+from tasks.shards import shard_request
 
 RELEASE_SECONDS = Range(low=0.01, mid=0.05, high=0.5)
 DOWNLOAD_BYTES_PER_SECOND = 30e6
@@ -229,13 +231,24 @@ class _Look:
         paths = self.resolved.source_paths.get(planned.station, ())
         found = 0
         if any("://" in path and not path.startswith(("file:", "local:")) for path in paths):
-            found += _source_bytes(planned)
+            found += sum(file.bytes for file in self._files_elsewhere(planned))
         if self.store.files.local_path("") is None:
             inputs = [self._manifest(each) for each in planned.inputs.values()]
             new = [m for m in inputs if m is not None and m.digest not in self._fetched]
             self._fetched |= {manifest.digest for manifest in new}
             found += sum(manifest.bytes for manifest in new)
         return found
+
+    def _files_elsewhere(self, planned: Planned) -> Iterator[FileDigest]:
+        """Files of a source; of published shards those that are not in the store."""
+        recipe: Any = planned.recipe
+        source = recipe.get("source", recipe)
+        for each in [source, *(part["source"] for part in source.get("parts", ()))]:
+            for file in map(FileDigest.model_validate, each.get("files", ())):
+                asked = shard_request(file)
+                is_there = Manifests(self.store.files).numbers(asked.station, asked.fingerprint)
+                if each.get("kind") != "hub" or not is_there:
+                    yield file
 
     def _manifest(self, planned: Planned) -> Manifest | None:
         if planned.ref is None or planned.station == RELEASE:
@@ -250,13 +263,6 @@ def _read(store: ArtifactStore, ref: ArtifactRef) -> Manifest | None:
         return Manifests(store.files).read(ref.station, ref.fingerprint, ref.manifest)
     except NanochatError:
         return None  # The run will find it damaged, and say so.
-
-
-def _source_bytes(planned: Planned) -> int:
-    recipe: Any = planned.recipe
-    source = recipe.get("source", recipe)
-    files = source.get("files", ()) if isinstance(source, Mapping) else ()
-    return sum(int(file["bytes"]) for file in files)
 
 
 def _numbers(recipe: Any, machine: Machine) -> Numbers:

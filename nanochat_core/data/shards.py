@@ -1,7 +1,7 @@
 """Documents as parquet shards: train shards first, the validation shard last."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,10 +9,24 @@ import pyarrow.parquet as pq
 
 from nanochat_core.config.base import Config
 from nanochat_core.config.job import Role, StageOutput
-from nanochat_core.data.documents import Document, Question
-from nanochat_core.data.harvest import harvest
-from nanochat_core.data.recipes import HarvestSource, ShardsRecipe
-from nanochat_core.data.sources import read_source
+from nanochat_core.data.documents import Question, SourceText, num_bytes
+from nanochat_core.data.mixing import (
+    Dealt,
+    Part,
+    deal_held_out,
+    deal_train,
+    expected_train_bytes,
+)
+from nanochat_core.data.opening import Opener
+from nanochat_core.data.recipes import ShardsRecipe
+from nanochat_core.data.source_notes import (
+    SOURCES_FILE,
+    NoteTaker,
+    check_shares,
+    note_metrics,
+    notes_of,
+    save_notes,
+)
 from nanochat_core.errors import DataError
 from nanochat_core.logs import Progress
 
@@ -86,24 +100,20 @@ def shard_name(number: int) -> str:
     return f"shard_{number:05d}.parquet"
 
 
-def write_shards(documents: Iterable[Document], output: Path, num_shards: int) -> ShardIndex:
-    """Deal train documents to the shards in turn, so that each is a sample of the whole."""
+def write_shards(dealt: Iterable[Dealt], output: Path, num_shards: int) -> ShardIndex:
+    """Write documents into the shards that they were dealt to; `num_shards` is validation."""
     names = [shard_name(number) for number in range(num_shards + 1)]
     writers = [ShardWriter(output / name) for name in names]
-    dealt = 0
     try:
-        for document in documents:
-            if document.held_out:
-                writers[-1].add(document.text)
-            else:
-                writers[dealt % num_shards].add(document.text)
-                dealt += 1
+        for document in dealt:
+            writers[document.shard].add(document.text)
     finally:
         for writer in writers:
             writer.close()
-    if dealt < num_shards or not writers[-1].documents:
+    *train, validation = (writer.documents for writer in writers)
+    if not all((*train, validation)):
         raise DataError(
-            f"{dealt} train and {writers[-1].documents} validation documents cannot fill "
+            f"{sum(train)} train and {validation} validation documents cannot fill "
             f"{num_shards} train shards and one for validation; add text or make fewer shards"
         )
     return ShardIndex(
@@ -114,7 +124,38 @@ def write_shards(documents: Iterable[Document], output: Path, num_shards: int) -
     )
 
 
-def _write_questions(questions: Sequence[Question], path: Path) -> None:
+def deal_in_turn(source: SourceText, num_shards: int, progress: Progress) -> Iterator[Dealt]:
+    """Train documents of one source to the shards in turn: each is a sample of the whole."""
+    num_train = 0
+    progress.total = source.train.documents + source.held_out.documents
+    for done, document in enumerate(source.read(None), start=1):
+        yield Dealt(num_shards if document.held_out else num_train % num_shards, 0, document.text)
+        num_train += not document.held_out
+        progress.update(done, f"{done:,} of {progress.total:,} documents")
+
+
+def deal_mixture(parts: Sequence[Part], num_shards: int, progress: Progress) -> Iterator[Dealt]:
+    """Documents of several sources in their shares; those held out come first."""
+    for held_out in deal_held_out(parts):
+        yield held_out._replace(shard=num_shards)
+    progress.total, done = expected_train_bytes(parts), 0
+    for document in deal_train(parts, num_shards):
+        yield document
+        done += num_bytes(document.text)
+        told = f"{done / 1e6:,.1f} of about {progress.total / 1e6:,.1f} MB"
+        progress.update(min(done, progress.total - 1), told)
+    progress.update(progress.total, f"{done / 1e6:,.1f} MB")
+
+
+def _counted(
+    dealt: Iterable[Dealt], takers: Sequence[NoteTaker], num_shards: int
+) -> Iterator[Dealt]:
+    for document in dealt:
+        takers[document.part].add(document.text, held_out=document.shard == num_shards)
+        yield document
+
+
+def _write_questions(questions: Iterable[Question], path: Path) -> None:
     with path.open("w", encoding="utf-8") as file:
         for item in questions:
             file.write(json.dumps({"question": item.question, "answer": item.answer}) + "\n")
@@ -122,50 +163,43 @@ def _write_questions(questions: Sequence[Question], path: Path) -> None:
 
 def build_shards(
     recipe: ShardsRecipe,
-    source_paths: Sequence[str],
+    source_paths: Sequence[str] | Mapping[str, Sequence[str]],
     output: Path,
     *,
     workers: int,
     progress: Progress,
 ) -> StageOutput:
-    """Write parquet shards, `qa.jsonl` and `shards.json` into `output`.
+    """Write parquet shards, `qa.jsonl`, `shards.json` and `sources.json` into `output`.
 
     `source_paths` are the user's own files, as they were given when the recipe was planned; a
-    harvest takes none. Raises DataError for a source that is unreadable, too small, or not what
-    was planned.
+    harvest takes none. A mixture takes a mapping from the names of its parts to theirs; the path
+    of published shards is the folder in which they lie. Raises DataError for a source that is
+    unreadable, too small, or not what was planned.
     """
     output.mkdir(parents=True, exist_ok=True)
-    questions: list[Question] = []
-    provenance: dict[str, object] = {}
-    documents: Iterable[Document]
-    if isinstance(recipe.source, HarvestSource):
-        found = harvest(
-            recipe.source,
-            validation_percent=recipe.validation_percent,
-            max_documents=recipe.max_documents,
-            workers=workers,
-            progress=progress,
-        )
-        documents, questions = found.documents, found.questions
-        provenance = {"bytes_by_distribution": found.bytes_by_distribution}
+    opener = Opener(recipe, workers, progress)
+    parts = opener.parts(source_paths)
+    takers = [NoteTaker(part) for part in parts]
+    if len(parts) == 1:
+        dealt = deal_in_turn(parts[0].source, recipe.num_shards, progress)
     else:
-        documents = read_source(
-            recipe.source,
-            source_paths,
-            validation_percent=recipe.validation_percent,
-            max_documents=recipe.max_documents,
-            progress=progress,
-        )
-    index = write_shards(documents, output, recipe.num_shards)
+        dealt = deal_mixture(parts, recipe.num_shards, progress)
+    index = write_shards(_counted(dealt, takers, recipe.num_shards), output, recipe.num_shards)
+    questions = [question for part in parts for question in part.source.questions]
     _write_questions(questions, output / QUESTIONS_FILE)
     text = json.dumps(index.model_dump(mode="json"), indent=1)
     (output / INDEX_FILE).write_text(text, encoding="utf-8")
+    notes = notes_of(takers)
+    check_shares(notes)
+    save_notes(notes, output)
     files: dict[str, Role] = dict.fromkeys(
         (*index.train, index.validation, QUESTIONS_FILE, INDEX_FILE), "result"
     )
+    files[SOURCES_FILE] = "record"
     metrics = {
         "documents": index.documents,
         "characters": index.characters,
         "questions": len(questions),
+        **note_metrics(notes),
     }
-    return StageOutput(files=files, metrics=metrics, provenance=provenance)
+    return StageOutput(files=files, metrics=metrics, provenance=opener.provenance)

@@ -1,7 +1,7 @@
 """The user's own text: which files a source means, what identifies them, what is held out."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
@@ -10,18 +10,22 @@ from typing import Any
 
 import fsspec
 
-from nanochat_core.data.documents import Document
 from nanochat_core.data.near_duplicates import stable_hash
 from nanochat_core.data.recipes import FileDigest, FilesSource
-from nanochat_core.data.text_files import FORMATS, documents_of, open_binary, shown, suffix_of
+from nanochat_core.data.text_files import (
+    FORMATS,
+    documents_of,
+    open_binary,
+    read_block,
+    shown,
+    suffix_of,
+)
 from nanochat_core.errors import DataError
-from nanochat_core.logs import Progress
 
 BLOCK_DOCUMENTS = 20
 """Neighbouring documents are often one text: whole blocks of them are held out together."""
 
 NEEDED_DOCUMENTS = 2 * BLOCK_DOCUMENTS
-HASH_BYTES = 1 << 20
 MAX_LOOKED_INTO = 200
 """Files of which the first documents are read before the run starts; the rest wait for it."""
 PLAIN_FORMATS = (".txt", ".md", ".jsonl")
@@ -117,7 +121,7 @@ def expand(paths: Sequence[str]) -> list[str]:
 def _digest(file: SourceFile) -> FileDigest:
     hasher, size = sha256(), 0
     with open_binary(file.path) as stream:
-        while chunk := stream.read(HASH_BYTES):
+        while chunk := read_block(stream, file.path):
             hasher.update(chunk)
             size += len(chunk)
     return FileDigest(name=file.name, sha256=hasher.hexdigest(), bytes=size)
@@ -152,7 +156,8 @@ def check_unchanged(source: FilesSource, files: Sequence[SourceFile]) -> None:
             )
 
 
-def _check_enough(num_documents: int, limit: int = 0) -> None:
+def check_enough(num_documents: int, limit: int = 0) -> None:
+    """Refuse (DataError) a source of too few documents to hold some out."""
     if num_documents >= NEEDED_DOCUMENTS:
         return
     if limit and limit == num_documents:
@@ -169,15 +174,19 @@ def _check_enough(num_documents: int, limit: int = 0) -> None:
 
 
 def check_first_documents(
-    files: Sequence[SourceFile], *, text_column: str, max_characters: int
+    files: Sequence[SourceFile], *, text_column: str, max_characters: int, min_characters: int = 0
 ) -> None:
-    """Refuse (DataError) files whose beginning is no text, and a source with too little of it."""
+    """Refuse (DataError) files whose beginning is no text, and a source with too little of it.
+
+    Near-duplicates are not looked for here: that needs all of the text.
+    """
     num_documents = 0
     for file in files[:MAX_LOOKED_INTO]:
         documents = documents_of(file.path, text_column=text_column, max_characters=max_characters)
-        num_documents += sum(1 for _ in islice(documents, NEEDED_DOCUMENTS))
+        long_enough = (text for text in documents if len(text.strip()) >= min_characters)
+        num_documents += sum(1 for _ in islice(long_enough, NEEDED_DOCUMENTS))
     if len(files) <= MAX_LOOKED_INTO:
-        _check_enough(num_documents)
+        check_enough(num_documents)
 
 
 def num_text_bytes(files: Sequence[SourceFile]) -> int | None:
@@ -192,41 +201,7 @@ def num_text_bytes(files: Sequence[SourceFile]) -> int | None:
 
 def held_out_blocks(num_documents: int, percent: float) -> frozenset[int]:
     """Numbers of the blocks that are validation: the lowest `percent` by hash, at least one."""
-    _check_enough(num_documents)
+    check_enough(num_documents)
     count = num_documents // BLOCK_DOCUMENTS
     by_hash = sorted(range(count), key=lambda number: stable_hash(f"validation block {number}"))
     return frozenset(by_hash[: max(1, round(count * percent / 100))])
-
-
-def read_source(
-    source: FilesSource,
-    paths: Sequence[str],
-    *,
-    validation_percent: float,
-    max_documents: int,
-    progress: Progress,
-) -> Iterator[Document]:
-    """Documents of the planned files in order; those of held-out blocks are marked.
-
-    The files are read twice: once to count documents, since what is held out depends on it.
-    """
-    files = list_source(paths)
-    check_unchanged(source, files)
-
-    def texts() -> Iterator[str]:
-        for file in files:
-            yield from documents_of(
-                file.path,
-                text_column=source.text_column,
-                max_characters=source.max_document_characters,
-            )
-
-    count = sum(1 for _ in texts())
-    if max_documents:
-        count = min(count, max_documents)
-        _check_enough(count, max_documents)
-    blocks = held_out_blocks(count, validation_percent)
-    progress.total = count
-    for number, text in zip(range(count), texts(), strict=False):
-        yield Document(text, number // BLOCK_DOCUMENTS in blocks)
-        progress.update(number + 1, f"{number + 1:,} of {count:,} documents")

@@ -5,28 +5,31 @@
 """
 
 import json
-from collections.abc import Iterator
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 
 from nanochat_core.config.base import Config
 from nanochat_core.config.job import Role, StageOutput
 from nanochat_core.data.recipes import TokensRecipe
-from nanochat_core.data.shards import TEXT_COLUMN, ShardIndex
+from nanochat_core.data.shards import ShardIndex
+from nanochat_core.data.tokenizing import Piece, PieceCounts, Work, enough_workers, tokenize
 from nanochat_core.data.workers import ParallelMap, map_in_processes
 from nanochat_core.errors import DataError
 from nanochat_core.logs import Progress
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 TOKENS_FILE = "tokens.json"
-DOCUMENTS_PER_BATCH = 1_000
+COPIED_BYTES = 2**20
+NOTHING = PieceCounts(0, 0, 0, 0)
 TokenArray = NDArray[np.uint16] | NDArray[np.uint32]
 
 
@@ -88,41 +91,6 @@ class TokenShard:
         return np.fromfile(path, dtype="<u4").astype(np.int64)
 
 
-@dataclass(frozen=True)
-class _ShardJob:
-    shard: Path
-    tokenizer: Path
-    output: Path
-
-
-def _batches(shard: Path) -> Iterator[list[str]]:
-    """Texts of a shard, one bounded batch after the other."""
-    with pq.ParquetFile(shard) as file:
-        for batch in file.iter_batches(DOCUMENTS_PER_BATCH, columns=[TEXT_COLUMN]):
-            yield batch.column(0).to_pylist()
-
-
-def _tokenize_shard(job: _ShardJob) -> ShardCounts:
-    tokenizer = Tokenizer.load(job.tokenizer)
-    dtype = f"<{np.dtype(_dtype_for(tokenizer.vocab_size)).str[1:]}"
-    documents = tokens = 0
-    stem = job.shard.stem
-    with (
-        (job.output / f"{stem}.tokens.bin").open("wb") as token_file,
-        (job.output / f"{stem}.lengths.bin").open("wb") as length_file,
-    ):
-        for texts in _batches(job.shard):
-            encoded = [[tokenizer.bos_id, *ids] for ids in tokenizer.encode_batch(texts)]
-            lengths = np.array([len(ids) for ids in encoded], dtype="<u4")
-            flat = np.concatenate([np.array(ids, dtype=dtype) for ids in encoded])
-            # Not `tofile`: its errors do not say that the disk is full.
-            token_file.write(flat.data)
-            length_file.write(lengths.data)
-            documents += len(encoded)
-            tokens += len(flat)
-    return ShardCounts(documents=documents, tokens=tokens)
-
-
 def _dtype_for(vocab_size: int) -> Literal["uint16", "uint32"]:
     return "uint16" if vocab_size <= 1 << 16 else "uint32"
 
@@ -139,43 +107,88 @@ def build_tokens(
 ) -> StageOutput:
     """Write token and length files of every shard, and `tokens.json`, into `output`.
 
-    `shards` and `tokenizer` are folders of those artifacts. Shards are tokenized in parallel, as
-    `mapped` does it, a thousand documents at a time; the files do not depend on that.
+    `shards` and `tokenizer` are folders of those artifacts. Pieces of shards are tokenized in
+    parallel, as `mapped` does it, and joined in order; the files do not depend on that.
     """
-    index = ShardIndex.load(shards)
+    index, loaded = ShardIndex.load(shards), Tokenizer.load(tokenizer)
     names = (*index.train, index.validation)
     output.mkdir(parents=True, exist_ok=True)
-    jobs = [_ShardJob(shards / name, tokenizer, output) for name in names]
-    progress.total = len(jobs)
-    counts: dict[str, ShardCounts] = {}
-    results: Iterator[ShardCounts] = mapped(_tokenize_shard, jobs, workers=workers)
-    for name, result in zip(names, results, strict=True):
-        counts[Path(name).stem] = result
-        progress.update(len(counts), f"{name}: {result.tokens:,} tokens")
-    loaded = Tokenizer.load(tokenizer)
+    work = Work(tokenizer, loaded.identity, output)
+    pieces = work.pieces([shards / name for name in names], workers=workers)
+    counted: dict[str, PieceCounts] = {}
+    told = _Told(progress, pieces)
+    enough = enough_workers(pieces, workers)
+    results: Iterator[PieceCounts] = mapped(tokenize, pieces, workers=enough)
+    for piece, counts in zip(pieces, results, strict=True):
+        _join(piece)
+        stem = piece.shard.stem
+        before = counted.get(stem, NOTHING)
+        counted[stem] = PieceCounts(*(a + b for a, b in zip(before, counts, strict=True)))
+        told.add(piece, counts)
     token_index = TokenIndex(
         dtype=_dtype_for(loaded.vocab_size),
         vocab_size=loaded.vocab_size,
         bos_id=loaded.bos_id,
         train=tuple(Path(name).stem for name in index.train),
         validation=Path(index.validation).stem,
-        counts=counts,
+        counts={
+            stem: ShardCounts(documents=counts.documents, tokens=counts.tokens)
+            for stem, counts in counted.items()
+        },
     )
     text = json.dumps(token_index.model_dump(mode="json"), indent=1)
     (output / TOKENS_FILE).write_text(text, encoding="utf-8")
-    return _stage_output(token_index, characters=index.characters)
+    return _stage_output(token_index, counted.values())
 
 
-def _stage_output(index: TokenIndex, *, characters: int) -> StageOutput:
+class _Told:
+    """Tells how far the work is, in megabytes of text, and how fast it goes."""
+
+    def __init__(self, progress: Progress, pieces: Sequence[Piece]) -> None:
+        self.progress = progress
+        progress.total = _megabytes(sum(piece.text_bytes for piece in pieces))
+        progress.unit = "MB of text"
+        self._started, self._planned, self._done, self._tokens = time.monotonic(), 0, 0, 0
+
+    def add(self, piece: Piece, counts: PieceCounts) -> None:
+        """One more piece is done."""
+        self._planned += piece.text_bytes
+        self._done += counts.text_bytes
+        self._tokens += counts.tokens
+        rate = self._done / 1e6 / max(time.monotonic() - self._started, 1e-6)
+        self.progress.update(
+            min(_megabytes(self._planned), self.progress.total),
+            f"{piece.shard.stem}: {self._tokens:,} tokens, {rate:.1f} MB/s",
+        )
+
+
+def _megabytes(size: int) -> int:
+    return -(-size // 10**6)
+
+
+def _join(piece: Piece) -> None:
+    """Add the files of a later piece of a shard to those of its first one."""
+    if not piece.suffix:
+        return
+    for kind in ("tokens", "lengths"):
+        added = piece.file(kind)
+        with added.open("rb") as source, piece.file(kind, suffix="").open("ab") as target:
+            shutil.copyfileobj(source, target, COPIED_BYTES)
+        added.unlink()
+
+
+def _stage_output(index: TokenIndex, counted: Iterable[PieceCounts]) -> StageOutput:
     files: dict[str, Role] = {TOKENS_FILE: "result"}
     for name in index.counts:
         files[f"{name}.tokens.bin"] = "result"
         files[f"{name}.lengths.bin"] = "result"
     train, validation = index.total(index.train), index.total((index.validation,))
+    _, tokens, characters, text_bytes = (sum(numbers) for numbers in zip(*counted, strict=True))
     metrics: dict[str, Any] = {
         "train_tokens": train.tokens,
         "train_documents": train.documents,
         "validation_tokens": validation.tokens,
-        "characters_per_token": round(characters / (train.tokens + validation.tokens), 3),
+        "characters_per_token": round(characters / tokens, 3),
+        "bytes_per_token": round(text_bytes / tokens, 3),
     }
     return StageOutput(files=files, metrics=metrics)

@@ -5,6 +5,7 @@ from typing import Any, TypeGuard
 
 _SUMS = ("sums", "sums/stderr")
 KEY_NUMBERS = {
+    "shards": ("characters", "documents", "questions"),
     "pretrain": ("val/bpb", "train/loss"),
     "base_eval": ("val/bpb", "core_metric", "demo_score"),
     "sft": ("train/loss", "steps", "conversations"),

@@ -15,6 +15,7 @@ from nanochat_core.report.plots import draw_plots
 from nanochat_core.report.recipe import ReportRecipe
 from nanochat_core.report.results import results, score_changes
 from nanochat_core.report.samples import pick_answers, pick_samples
+from nanochat_core.report.text import training_text
 
 REPORT_FILE, RESULT_FILE = "report.md", "report.json"
 STAGES_BEGIN, STAGES_END = "<!-- stages: begin -->", "<!-- stages: end -->"
@@ -44,6 +45,7 @@ def report_lines(
         *results(material),
         *sections.curves(material, plots),
         *sections.samples(material, recipe.num_samples),
+        *training_text(material),
         *sections.settings(material),
         *stage_lines(material),
         *sections.environment(material),

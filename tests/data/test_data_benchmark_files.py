@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from nanochat_core.data.benchmark_files import copy_benchmark_files, resolve_benchmark_files
+from nanochat_core.data.benchmark_files import (
+    OwnFile,
+    copy_benchmark_files,
+    resolve_benchmark_files,
+    resolve_own_files,
+)
+from nanochat_core.data.recipes import BenchmarksRecipe
 from nanochat_core.errors import DataError
 from nanochat_core.logs import Progress
 
@@ -57,3 +63,31 @@ def test_a_folder_without_benchmarks_is_refused(tmp_path: Path, place: str) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="benchmark"):
         resolve_benchmark_files(str(tmp_path / place), KNOWN)
+
+
+def test_own_files_are_copied_from_where_each_of_them_is(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "me.jsonl").write_bytes(b"what I said")
+    own = (OwnFile.parse(f"file://{tmp_path}/mine/me.jsonl@3"),)
+    found = resolve_benchmark_files(str(folder), KNOWN).files
+    recipe = BenchmarksRecipe(files=(*found, *resolve_own_files(own, KNOWN)))
+    output = tmp_path / "out"
+    output.mkdir()
+    made = copy_benchmark_files(recipe, str(folder), str(output), Progress(None, 0, ""), own)
+    assert list(made.files) == ["gsm8k-test.jsonl", "me.jsonl"]
+    assert (output / "me.jsonl").read_bytes() == b"what I said"
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "epochs"),
+    [
+        ("me.jsonl", "me.jsonl", 1.0),
+        ("me.jsonl@2", "me.jsonl", 2.0),
+        ("s3://b/me@2/me.parquet@0.5", "s3://b/me@2/me.parquet", 0.5),
+        ("https://host/me.jsonl.gz", "https://host/me.jsonl.gz", 1.0),
+    ],
+)
+def test_a_number_behind_a_file_is_how_often_it_is_used(
+    text: str, place: str, epochs: float
+) -> None:
+    assert OwnFile.parse(text) == OwnFile(place, epochs)

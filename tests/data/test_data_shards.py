@@ -9,7 +9,12 @@ from data_tools import no_progress
 from nanochat_core.config.job import StageOutput
 from nanochat_core.data.eval_bundle import META_COLUMNS, build_heldout_bundle
 from nanochat_core.data.recipes import ShardsRecipe, TokensRecipe
-from nanochat_core.data.shards import ShardIndex, build_shards, read_documents
+from nanochat_core.data.shards import (
+    ShardIndex,
+    build_shards,
+    read_documents,
+)
+from nanochat_core.data.source_notes import load_notes
 from nanochat_core.data.sources import resolve_files_source
 from nanochat_core.data.token_files import TokenIndex, TokenShard, build_tokens
 from nanochat_core.errors import DataError
@@ -69,6 +74,15 @@ def test_the_same_text_makes_the_same_bytes(source_file: Path, tmp_path: Path) -
     for name in first.files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert sorted(first.files) == sorted(path.name for path in (tmp_path / "one").iterdir())
+
+
+def test_one_source_is_told_whole_with_a_sample_of_what_is_held_out(shards: Path) -> None:
+    index = ShardIndex.load(shards)
+    (note,) = load_notes(shards)
+    assert (note.name, note.epochs, note.share) == ("a.jsonl", 1.0, 1.0)
+    assert (note.documents, note.held_out_documents, note.left_out_documents) == (180, 20, 0)
+    assert note.bytes + note.held_out_bytes == index.characters
+    assert note.sample == "\n\n".join(read_documents(shards / index.validation))
 
 
 def test_more_shards_than_documents_are_refused(source_file: Path, tmp_path: Path) -> None:

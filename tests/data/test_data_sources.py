@@ -1,4 +1,6 @@
+import io
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,33 +8,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data_tools import no_progress
-from hypothesis import given
+from fsspec import AbstractFileSystem, register_implementation
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nanochat_core.data.documents import Document
+from nanochat_core.data.own_text import open_files
 from nanochat_core.data.sources import (
     BLOCK_DOCUMENTS,
+    check_first_documents,
     expand,
     held_out_blocks,
-    read_source,
+    list_source,
     resolve_files_source,
 )
-from nanochat_core.data.text_files import documents_of, split_text
+from nanochat_core.data.text_files import BLOCK_BYTES, LONG_LINE, documents_of, split_text
 from nanochat_core.errors import DataError
 
 
 def read(paths: list[Path], *, column: str = "text", max_documents: int = 0) -> list[Document]:
     given_paths = [str(path) for path in paths]
     source = resolve_files_source(given_paths, text_column=column)
-    return list(
-        read_source(
-            source,
-            given_paths,
-            validation_percent=10,
-            max_documents=max_documents,
-            progress=no_progress(),
-        )
+    opened = open_files(
+        source,
+        given_paths,
+        validation_percent=10,
+        max_documents=max_documents,
+        progress=no_progress(),
     )
+    return list(opened.read(None))
 
 
 def documents(path: Path, *, column: str = "text") -> list[str]:
@@ -44,14 +48,91 @@ def write_jsonl(path: Path, texts: list[str]) -> Path:
     return path
 
 
-@given(
-    st.lists(st.text(alphabet="ab \n", max_size=60), max_size=12).map("\n\n".join),
-    st.integers(1, 40),
-)
-def test_splitting_text_loses_nothing_but_white_space(text: str, limit: int) -> None:
-    parts = list(split_text(iter(text.split("\n")), limit))
+PROSE = st.lists(st.text(alphabet="ab \n", max_size=60), max_size=12).map("\n\n".join)
+
+
+def cut_at(text: str, places: list[int]) -> list[str]:
+    """The text in blocks that end at these places."""
+    ends = sorted({min(place, len(text)) for place in places} | {len(text)})
+    return [text[begin:end] for begin, end in zip([0, *ends], ends, strict=False)]
+
+
+@settings(deadline=None)
+@given(PROSE, st.integers(1, 40), st.lists(st.integers(0, 400), max_size=5))
+def test_splitting_text_loses_nothing_but_white_space(
+    text: str, limit: int, places: list[int]
+) -> None:
+    parts = list(split_text([text], limit))
     assert "".join("".join(parts).split()) == "".join(text.split())
     assert all(0 < len(part) <= limit for part in parts)
+    assert list(split_text(cut_at(text, places), limit)) == parts
+
+
+def cut_whole(text: str, limit: int) -> list[str]:
+    """Every paragraph by itself, cut as long as it is over the limit: what streaming must equal."""
+    paragraphs: list[list[str]] = [[]]
+    for line in text.split("\n"):
+        if line.strip():
+            paragraphs[-1].append(line.rstrip())
+        else:
+            paragraphs.append([])
+    parts = []
+    for rest in ("\n".join(lines) for lines in paragraphs if lines):
+        while len(rest) > limit:
+            ends = [rest.rfind(sign, 1, limit + 1) for sign in "\n "]
+            end = next((end for end in ends if end > 0), limit)
+            parts.append(rest[:end].rstrip())
+            rest = rest[end:].lstrip()
+        parts.append(rest)
+    return [part for part in parts if part]
+
+
+@settings(deadline=None)
+@given(PROSE, st.integers(1, 40))
+def test_text_that_streams_is_cut_as_whole_paragraphs_are(text: str, limit: int) -> None:
+    parts = [part for document in split_text([text], limit) for part in document.split("\n\n")]
+    assert parts == cut_whole(text, limit)
+
+
+def test_a_line_as_long_as_the_file_is_cut_piece_by_piece() -> None:
+    text = "word " * (LONG_LINE // 2)
+    whole = list(split_text([text], 100))
+    assert " ".join(whole) == text.rstrip()
+    assert {len(part) for part in whole[:-1]} == {99}
+    assert list(split_text([text[i : i + 777] for i in range(0, len(text), 777)], 100)) == whole
+
+
+def test_a_paragraph_without_end_is_never_held_whole() -> None:
+    block = "some words that make a line\n" * 5_000
+    tracemalloc.start()
+    try:
+        sizes = [len(part) for part in split_text((block for _ in range(20)), 2_000)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(block) * 20 * 0.98 < sum(sizes) < len(block) * 20
+    assert peak < 8 * len(block)
+
+
+def test_text_is_the_same_across_the_blocks_in_which_a_file_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    lines = ["\u00e4\u20ac\U0001f600 " * 20 + str(i) for i in range(BLOCK_BYTES // 180)]
+    path.write_text("\n\n".join(lines), encoding="utf-8")
+    assert path.stat().st_size > BLOCK_BYTES
+    assert documents(path) == lines
+
+
+def test_a_mistake_far_into_a_file_is_told_by_its_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"x" * (BLOCK_BYTES - 1) + "\u20ac".encode() + b"\n\xff\n")
+    with pytest.raises(DataError, match=f"byte {BLOCK_BYTES + 3} is 0xff"):
+        documents(path)
+    path.write_bytes("\u20ac".encode() * BLOCK_BYTES + b"\0")
+    with pytest.raises(DataError, match=f"NUL byte at {3 * BLOCK_BYTES}"):
+        documents(path)
+    path.write_bytes(b"good\n" + "\u20ac".encode()[:2])
+    with pytest.raises(DataError, match="byte 5 is 0xe2"):
+        documents(path)
 
 
 def test_documents_end_at_blank_lines_when_paragraphs_fit(tmp_path: Path) -> None:
@@ -134,6 +215,16 @@ def bad_json(tmp_path: Path) -> Path:
     return path
 
 
+def damaged_parquet(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.parquet"
+    texts = [f"text {number} " * 20 for number in range(2_000)]
+    pq.write_table(pa.table({"text": texts}), path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[1_000:3_000] = bytes(2_000)
+    path.write_bytes(content)
+    return path
+
+
 def other_column(tmp_path: Path) -> Path:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"text": "a"}\n\n{"body": "a", "id": 1}\n', encoding="utf-8")
@@ -158,14 +249,22 @@ def no_parquet(tmp_path: Path) -> Path:
     return path
 
 
+def half_a_pair(tmp_path: Path) -> Path:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "a"}\n{"text": "ab\\ud83d"}\n', encoding="utf-8")
+    return path
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (half_a_pair, r"bad\.jsonl:2: character 2 .* half of a surrogate pair \(.ud83d\)"),
         (bad_text, r"bad\.txt is not UTF-8: byte 9 is 0xff"),
         (bad_json, r"bad\.jsonl:2: not JSON"),
         (other_column, r"bad\.jsonl:3: no column 'text'; the line has \['body', 'id'\]"),
         (number_column, r"bad\.jsonl:1: column 'text' holds int; expected a string"),
         (other_parquet, r"bad\.parquet has no column 'text'; it has \['body', 'id'\]"),
+        (damaged_parquet, r"(reading .*bad\.parquet broke off|bad\.parquet is not a readable)"),
         (no_parquet, r"bad\.parquet is not a readable parquet file"),
     ],
 )
@@ -201,6 +300,39 @@ def test_an_unknown_kind_of_url_is_refused() -> None:
         expand(["nothing://x"])
 
 
+class BreakingFile(io.BytesIO):
+    """A file on a network that goes away after two megabytes."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if self.tell() >= 2 * BLOCK_BYTES:
+            raise ConnectionError("the server is gone")
+        return super().read(size)
+
+
+class BreakingFileSystem(AbstractFileSystem):
+    """Names are files of three megabytes."""
+
+    protocol = "breaking"
+    cachable = False
+
+    def info(self, path: str, **_: object) -> dict[str, object]:
+        return {"name": path, "size": 3 * BLOCK_BYTES, "type": "file"}
+
+    def _open(self, path: str, mode: str = "rb", **_: object) -> BreakingFile:
+        return BreakingFile(b"some words in a line\n" * (3 * BLOCK_BYTES // 21))
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.parquet"])
+def test_reading_that_breaks_off_is_one_message(name: str) -> None:
+    register_implementation("breaking", BreakingFileSystem, clobber=True)
+    message = rf"reading breaking://{name} broke off: the server is gone; .*the network or the disk"
+    with pytest.raises(DataError, match=message):
+        resolve_files_source([f"breaking://{name}"])
+    if name != "a.jsonl":
+        with pytest.raises(DataError, match=message):
+            list(documents_of(f"breaking://{name}", text_column="", max_characters=100))
+
+
 def test_too_little_text_says_how_much_is_needed(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", ["text"] * 39)
     with pytest.raises(DataError, match="holds 39 documents; 40 or more are needed"):
@@ -213,7 +345,15 @@ def test_a_file_that_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
     write_jsonl(path, ["other"] * 50)
     arguments = {"validation_percent": 2.0, "max_documents": 0, "progress": no_progress()}
     with pytest.raises(DataError, match=r"a\.jsonl changed since it was planned"):
-        list(read_source(source, [str(tmp_path)], **arguments))
+        open_files(source, [str(tmp_path)], **arguments)
     write_jsonl(tmp_path / "b.jsonl", ["more"])
     with pytest.raises(DataError, match=r"changed since it was planned: b\.jsonl"):
-        list(read_source(source, [str(tmp_path)], **arguments))
+        open_files(source, [str(tmp_path)], **arguments)
+
+
+def test_documents_too_short_do_not_count_in_the_first_look(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", ["long enough"] * 39 + ["short"] * 39)
+    files = list_source([str(path)])
+    check_first_documents(files, text_column="text", max_characters=100)
+    with pytest.raises(DataError, match="holds 39 documents"):
+        check_first_documents(files, text_column="text", max_characters=100, min_characters=6)

@@ -11,7 +11,10 @@ SCHEMA = {
     "store": {"type": "string", "default": "default"},
     "upstream": {"type": "string", "default": ""},
     "source": {"type": "array", "items": {"type": "string"}, "default": []},
+    "mirrors": {"type": "array", "items": {"type": "string"}, "default": []},
+    "offline": {"type": "boolean", "default": False},
     "benchmarks": {"type": "string", "default": ""},
+    "conversations": {"type": "array", "items": {"type": "string"}, "default": []},
     "overrides": {"type": "object", "additionalProperties": True, "default": {}},
     "compute_dtype": {
         "enum": ["preset", "auto", "float32", "bfloat16", "float16"],

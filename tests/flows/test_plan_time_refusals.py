@@ -1,5 +1,6 @@
 """What is refused before anything is read, started or computed, and what each message says."""
 
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -23,7 +24,9 @@ from nanochat_core.errors import (
 )
 from nanochat_core.sandbox import tiers
 
-PARAGRAPHS = [f"Paragraph {i} says that {i} times seven is {7 * i}. " * 12 for i in range(200)]
+# So many words as a vocabulary of 512 tokens needs.
+WORDS = [hashlib.sha256(str(i).encode()).hexdigest()[:7] for i in range(12_000)]
+PARAGRAPHS = [" ".join(WORDS[60 * i : 60 * i + 60]) for i in range(200)]
 
 
 def checked(environ: dict[str, str] | None = None, **values: Any) -> ResolvedRun:

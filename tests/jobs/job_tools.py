@@ -11,9 +11,9 @@ from nanochat_core.config.base import Recipe
 from nanochat_core.config.execution import Execution
 from nanochat_core.config.job import JobSpec
 from nanochat_core.conversation.recipes import Mixture, MixturePart
-from nanochat_core.data.documents import Document
+from nanochat_core.data.documents import Document, in_memory
 from nanochat_core.data.recipes import TokensRecipe
-from nanochat_core.data.shards import INDEX_FILE, write_shards
+from nanochat_core.data.shards import INDEX_FILE, deal_in_turn, write_shards
 from nanochat_core.data.token_files import build_tokens
 from nanochat_core.logs import Progress
 from nanochat_core.optim.recipe import MuonGroup, OptimizerRecipe, ScheduleRecipe
@@ -64,7 +64,8 @@ def make_line(root: Path) -> dict[str, str]:
     for folder in folders.values():
         folder.mkdir(parents=True)
     documents = [Document(text, held_out=i % 10 == 0) for i, text in enumerate(make_text(400))]
-    index = write_shards(documents, folders["shards"], 2)
+    in_turn = deal_in_turn(in_memory(documents), 2, Progress(None, 0, ""))
+    index = write_shards(in_turn, folders["shards"], 2)
     (folders["shards"] / INDEX_FILE).write_text(index.model_dump_json())
     (folders["shards"] / "qa.jsonl").write_text("")
     texts = [document.text for document in documents]

@@ -16,7 +16,7 @@ GOLDEN: dict[str, tuple[Recipe, str]] = {
         ShardsRecipe(source=HarvestSource(versions={"a": "1"}, python="3.11")),
         "48d31b98a5a9387b",
     ),
-    "files": (ShardsRecipe(source=FilesSource(files=())), "a6018237fede7cd1"),
+    "files": (ShardsRecipe(source=FilesSource(files=())), "ce1f882bff67e50a"),
     "tokenizer": (TokenizerRecipe(), "11bc8ca20fa2a71f"),
     "tokens": (TokensRecipe(), "44136fa355b3678a"),
     "pretrain": (PretrainRecipe(), "62a9407d4f7a7505"),
