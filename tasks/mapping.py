@@ -1,7 +1,7 @@
-"""Work on many shards, mapped by Prefect over batches of them: tens of task runs, not thousands."""
+"""Work on many parts, mapped by Prefect over batches of them: tens of task runs, not thousands."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from prefect import Task
@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from nanochat_core.data.workers import map_in_processes, process_pool
 
-BATCH_SHARDS = 16
+BATCH_ITEMS, MOST_BATCHES = 16, 64
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -20,39 +20,45 @@ def map_batches(
 ) -> Iterator[Result]:
     """Results in the order of `items`, worked out by `workers` processes; each batch is a task run.
 
-    One batch is no task of its own. Call it inside a flow. When the caller ends, the processes end
-    at once, and with them the threads that wait for a batch.
+    Items are begun in their order and results handed out as soon as they are there. One batch is
+    no task of its own. Call it inside a flow. When the caller ends, the processes end at once, and
+    with them the threads that wait for a batch.
     """
     listed = list(items)
-    batches = [listed[i : i + BATCH_SHARDS] for i in range(0, len(listed), BATCH_SHARDS)]
-    if len(batches) <= 1:
+    if len(listed) <= BATCH_ITEMS:
         yield from map_in_processes(function, listed, workers=workers)
         return
     # One pool for all batches: as many processes as were asked for, however many threads wait.
     with process_pool(workers) as pool:
-        work = _Work(pool, function)
-        futures = [
-            _batch_task.submit(work, batch, _batch_name(number, len(batch)))
-            for number, batch in enumerate(batches)
+        results = [pool.submit(function, item) for item in listed]
+        size = max(BATCH_ITEMS, -(-len(results) // MOST_BATCHES))
+        batches = [
+            _batch_task.submit(
+                _Waited(results[first : first + size]), _batch_name(first, size, len(results))
+            )
+            for first in range(0, len(results), size)
         ]
-        for future in futures:
-            yield from future.result()
+        for result in results:
+            yield result.result()
+        for batch in batches:
+            batch.result()
 
 
-def _batch_name(number: int, length: int) -> str:
-    first = number * BATCH_SHARDS
-    return f"shards {first + 1} to {first + length}"
+def _batch_name(first: int, size: int, count: int) -> str:
+    return f"parts {first + 1} to {min(first + size, count)} of {count}"
 
 
-class _Work:
-    """What is done, and where. Not a dataclass: Prefect would walk through it."""
+class _Waited:
+    """Results that are being worked out. Not a list: Prefect would walk through it."""
 
-    def __init__(self, pool: Executor, function: Callable[[Any], Any]) -> None:
-        self.pool, self.function = pool, function
+    def __init__(self, results: Sequence[Future[Any]]) -> None:
+        self.results = results
 
 
-def _batch(work: _Work, items: Sequence[Any], name: str) -> list[Any]:  # noqa: ARG001  shown
-    return list(work.pool.map(work.function, items))
+def _batch(waited: _Waited, name: str) -> int:  # noqa: ARG001  shown
+    for result in waited.results:
+        result.result()
+    return len(waited.results)
 
 
 _batch_task: Any = Task(

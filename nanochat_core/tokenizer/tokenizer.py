@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +16,9 @@ import tiktoken
 from pydantic import Field, ValidationError
 
 from nanochat_core.config.base import Config
-from nanochat_core.errors import ConfigError, DataError, UnknownNameError
+from nanochat_core.errors import DataError, UnknownNameError
 from nanochat_core.tokenizer.recipe import TokenizerRecipe
+from nanochat_core.tokenizer.split_patterns import fast_spelling, pattern_error
 
 SPECIAL_TOKENS = (
     "<|bos|>",
@@ -61,12 +62,12 @@ class Tokenizer:
         try:
             self._encoding = tiktoken.Encoding(
                 "nanochat",
-                pat_str=split_pattern,
+                pat_str=fast_spelling(split_pattern),
                 mergeable_ranks={token: rank for rank, token in enumerate(ranks)},
                 special_tokens=self.special_ids,
             )
         except ValueError as error:
-            raise _pattern_error(split_pattern, error) from error
+            raise pattern_error(split_pattern, error) from error
 
     @classmethod
     def train(cls, documents: Iterable[str], recipe: TokenizerRecipe) -> "Tokenizer":
@@ -140,14 +141,36 @@ class Tokenizer:
         """Ids of a text, without any special."""
         return self._encoding.encode_ordinary(text)
 
-    def encode_batch(self, texts: Sequence[str], num_threads: int = 1) -> list[list[int]]:
-        """Ids of several texts; more threads hardly help, processes do."""
-        return self._encoding.encode_ordinary_batch(list(texts), num_threads=num_threads)
-
     def encode_document(self, text: str) -> npt.NDArray[np.uint16 | np.uint32]:
         """BOS and the ids of a text, shape (tokens,), in the token file type."""
-        ids = self._encoding.encode_to_numpy(_well_formed(text), disallowed_special=())
-        return np.concatenate(([self.bos_id], ids)).astype(self.dtype)
+        return self.encode_documents([text])[0]
+
+    def encode_documents(
+        self, texts: Sequence[str]
+    ) -> tuple[npt.NDArray[np.uint16 | np.uint32], npt.NDArray[np.uint32]]:
+        """Texts one after the other, BOS before each, in the token file type; and their lengths.
+
+        Lengths count BOS. All are encoded in one call, which has no list of Python numbers.
+        """
+        bos = SPECIAL_TOKENS[0]
+        # A text's BOS is never allowed to be one: then each of them is encoded by itself.
+        if any(bos in text for text in texts):
+            parts = [[self.bos_id, *self._numbers(text, frozenset())] for text in texts]
+            lengths = np.array([len(part) for part in parts], np.uint32)
+            return np.concatenate(parts).astype(self.dtype), lengths
+        ids = self._numbers("".join(bos + text for text in texts), frozenset({bos}))
+        starts = np.flatnonzero(ids == self.bos_id)
+        return ids.astype(self.dtype), np.diff(starts, append=len(ids)).astype(np.uint32)
+
+    def _numbers(self, text: str, specials: frozenset[str]) -> npt.NDArray[np.uint32]:
+        """Ids of a text, in which these specials stand for themselves."""
+        encode = partial(
+            self._encoding.encode_to_numpy, allowed_special=specials, disallowed_special=()
+        )
+        try:
+            return encode(text)
+        except UnicodeEncodeError:
+            return encode(_well_formed(text))
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """Raw bytes of ids; a special gives its name. `DataError` for ids that do not exist."""
@@ -185,7 +208,7 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
         """Read a saved tokenizer; `DataError` says what is missing or does not fit together."""
-        ranks = _read_ranks(folder / RANKS_FILE)
+        ranks = read_ranks(folder / RANKS_FILE)
         path = folder / INFO_FILE
         try:
             info = _Info.model_validate_json(path.read_bytes())
@@ -198,20 +221,13 @@ class Tokenizer:
         return cls(ranks, info.split_pattern)
 
 
-def _pattern_error(pattern: str, error: ValueError) -> ConfigError:
-    return ConfigError(
-        f"split_pattern={pattern!r} cannot be used ({error}); expected a regular expression, "
-        "as the recipe's default is"
-    )
-
-
 def _new_trainer(pattern: str) -> rustbpe.Tokenizer:
     trainer = rustbpe.Tokenizer()
     try:
         # Reading no text tells a wrong pattern from an error of the caller's iterator.
         trainer.train_from_iterator(iter(()), NUM_BYTES, pattern=pattern)
     except ValueError as error:
-        raise _pattern_error(pattern, error) from error
+        raise pattern_error(pattern, error) from error
     return trainer
 
 
@@ -224,6 +240,8 @@ def _text_or_none(token: bytes) -> str | None:
 
 def _well_formed(text: str) -> str:
     # A lone surrogate has no UTF-8 form; rustbpe and encode_to_numpy refuse it, encode does not.
+    if text.isascii():
+        return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -238,7 +256,8 @@ def _training_text(documents: Iterable[str], recipe: TokenizerRecipe) -> Iterato
             return
 
 
-def _read_ranks(path: Path) -> list[bytes]:
+def read_ranks(path: Path) -> list[bytes]:
+    """Bytes of every token of a file in tiktoken's format, by rank; it is checked."""
     ranks: list[bytes] = []
     try:
         for line in path.read_text(encoding="ascii").splitlines():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nanochat_core.data.workers import map_in_processes
-from tasks.mapping import BATCH_SHARDS, map_batches
+from tasks.mapping import BATCH_ITEMS, map_batches
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
 
@@ -36,17 +36,17 @@ def batch_names() -> list[str]:
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        return sorted(run.name for run in client.read_task_runs() if run.name.startswith("shards "))
+        return sorted(run.name for run in client.read_task_runs() if run.name.startswith("parts "))
 
 
 def test_batches_are_task_runs_and_results_come_in_order_from_other_processes() -> None:
-    count = 2 * BATCH_SHARDS + 3
+    count = 2 * BATCH_ITEMS + 3
     results = in_flow(square_and_process, count)
     assert [square for square, _ in results] == [n * n for n in range(count)]
     processes = {process for _, process in results}
     assert os.getpid() not in processes
     assert len(processes) <= 2
-    assert batch_names() == ["shards 1 to 16", "shards 17 to 32", "shards 33 to 35"]
+    assert batch_names() == ["parts 1 to 16 of 35", "parts 17 to 32 of 35", "parts 33 to 35 of 35"]
 
 
 def test_few_shards_are_no_task_of_their_own() -> None:
@@ -59,7 +59,7 @@ def test_what_fails_in_a_batch_is_raised_and_no_process_is_left() -> None:
     import psutil
 
     with pytest.raises(ValueError, match="thirty"):
-        in_flow(refuse_thirty, 3 * BATCH_SHARDS)
+        in_flow(refuse_thirty, 3 * BATCH_ITEMS)
     workers = [p for p in psutil.Process().children() if "spawn_main" in " ".join(p.cmdline())]
     psutil.wait_procs(workers, timeout=10)
     assert not [p for p in workers if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
