@@ -17,6 +17,7 @@ from flows.bootstrap_command import bootstrap
 from flows.by_hand.commands import eval_app, train_app
 from flows.chat_command import EPILOG_LINES as CHAT_EXAMPLES
 from flows.chat_command import chat
+from flows.data_command import data_app
 from flows.doctor_command import EPILOG_LINES as DOCTOR_EXAMPLES
 from flows.doctor_command import doctor
 from flows.join_command import EPILOG_LINES as JOIN_EXAMPLES
@@ -44,7 +45,7 @@ def examples(*lines: str) -> str:
     return "\n  ".join(("\b\nExamples:", *lines))
 
 
-BENCHMARKS = ("train", "infer", "serve")
+BENCHMARKS = ("train", "infer", "serve", "tokens", "core", "chat-eval")
 
 app = typer.Typer(
     help="Text to a chat model that answers, cached and resumable.",
@@ -189,6 +190,7 @@ app.command(
 )(told(serve))
 
 
+app.add_typer(data_app(told, examples), name="data")
 app.command(epilog=examples(*PLAN_EXAMPLES))(told(plan))
 app.command(epilog=examples(*BOOTSTRAP_EXAMPLES))(told(bootstrap))
 app.command(epilog=examples(*DOCTOR_EXAMPLES))(told(doctor))
@@ -203,6 +205,9 @@ app.command("verify-resume", epilog=examples(*VERIFY_EXAMPLES))(told(verify_resu
         "nanochat bench train              training steps per second",
         "nanochat bench infer              tokens per second of the engine",
         "nanochat bench serve --clients 64 the same over HTTP, and how long clients wait",
+        "nanochat bench tokens             megabytes of text a second, by one process and two",
+        "nanochat bench core               CORE's questions, against a padded batch for each",
+        "nanochat bench chat-eval          replies of a benchmark, many at once and one by one",
     ),
 )
 @told
@@ -211,14 +216,14 @@ def bench(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="WHAT", help="train, infer or serve; nanochat bench train --help lists options"
+            metavar="WHAT", help="one of those below; nanochat bench train --help lists options"
         ),
     ],
 ) -> None:
     """Measure this machine: one line of JSON."""
     if what not in BENCHMARKS:
         raise UnknownNameError(f"there is no benchmark {what!r}; there is {', '.join(BENCHMARKS)}")
-    module = f"nanochat_core.bench.{what}"
+    module = f"nanochat_core.bench.{what.replace('-', '_')}"
     command = [sys.executable, "-m", module, *context.args]
     # As jobs are started, else it would measure something else.
     os.execve(sys.executable, command, process_environment(_environ()))

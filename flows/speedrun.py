@@ -24,7 +24,7 @@ def follow(line: AnyLine[Made]) -> Made | None:
     tests = line.make(benchmarks)
     base = line.make(pretrain, tokens=ids, tokenizer=words)
     scores = line.make(base_eval, pretrain=base, tokenizer=words, tokens=ids, shards=text)
-    chat = line.make(sft, pretrain=base, tokenizer=words, shards=text)
+    chat = line.make(sft, pretrain=base, tokenizer=words, shards=text, benchmarks=tests)
     before = line.make(chat_eval_sft, sft=chat, tokenizer=words, benchmarks=tests)
     better = line.make(rl, sft=chat, tokenizer=words, benchmarks=tests)
     after = line.make(chat_eval_rl, rl=better, tokenizer=words, benchmarks=tests)

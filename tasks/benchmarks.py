@@ -1,8 +1,8 @@
-"""Station `benchmarks`: the files of official benchmarks, as their authors publish them."""
+"""Station `benchmarks`: files of published sets, as they are, and of own conversations."""
 
 from nanochat_core.benchmarks.open import check_files
 from nanochat_core.config.job import StageOutput
-from nanochat_core.data.benchmark_files import copy_benchmark_files
+from nanochat_core.data.benchmark_files import OwnFile, copy_benchmark_files
 from nanochat_core.data.recipes import BenchmarksRecipe
 from tasks.stage import LOST_JOB_RETRIES, StageWork, stage
 
@@ -13,8 +13,9 @@ CODE_VERSION = 1
 def benchmarks(work: StageWork) -> StageOutput:
     """Copy the planned files into the store, verified, and read every row of them."""
     recipe = BenchmarksRecipe.model_validate(work.recipe)
-    (source,) = work.source_paths
-    copied = copy_benchmark_files(recipe, source, str(work.output), work.progress)
+    folder, *paths = work.source_paths
+    own = tuple(map(OwnFile.parse, paths))
+    copied = copy_benchmark_files(recipe, folder, str(work.output), work.progress, own)
     # A row of another form must not end the run hours later, when it is asked.
     num_rows = check_files(work.output)
     return copied.model_copy(update={"metrics": {**copied.metrics, "rows": num_rows}})

@@ -7,16 +7,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nanochat_core.benchmarks.base import Split
+from nanochat_core.conversation.pools import permutation
 from nanochat_core.errors import ConfigError, DataError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
-PERMUTATION_SEED = 42  # RECIPE section 6
 
 
 class Row(BaseModel):
@@ -39,22 +38,29 @@ def read_benchmark_rows(folder: Path | None, name: str, split: Split, row_type: 
 
     Raises ConfigError without a folder, DataError for a missing file or a row of another form.
     """
+    return permuted(read_rows(file_of(folder, name, split), row_type))
+
+
+def file_of(folder: Path | None, name: str, split: Split) -> Path:
+    """The file that holds the rows of a split; ConfigError without a folder, DataError without it.
+
+    Of several forms the first of `expected_files` counts.
+    """
     names = " or ".join(expected_files(name, split))
     if folder is None:
         raise ConfigError(
-            f"the benchmark {name} is read from a file, and no folder of benchmarks is given; "
+            f"the rows of {name} are read from a file, and no folder of benchmarks is given; "
             f"give a folder that holds {names}"
         )
     found = [folder / file for file in expected_files(name, split) if (folder / file).is_file()]
     if not found:
         raise DataError(f"{folder} does not hold the rows of {name} ({split}): put {names} there")
-    return permuted(read_rows(found[0], row_type))
+    return found[0]
 
 
 def permuted(rows: Sequence[T]) -> list[T]:
     """Rows in the order that every run uses."""
-    order = np.random.default_rng(PERMUTATION_SEED).permutation(len(rows))
-    return [rows[i] for i in order]
+    return [rows[i] for i in permutation(len(rows))]
 
 
 def read_rows(path: Path, row_type: type[R]) -> list[R]:

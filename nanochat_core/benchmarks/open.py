@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from nanochat_core.benchmarks.base import SPLITS, Benchmark, GenerativeBenchmark, Split
-from nanochat_core.benchmarks.files import Row, expected_files, read_benchmark_rows
+from nanochat_core.benchmarks.files import Row, expected_files, read_benchmark_rows, read_rows
 from nanochat_core.benchmarks.gsm8k import Gsm8k, Gsm8kRow
 from nanochat_core.benchmarks.humaneval import HumanEval, HumanEvalRow
 from nanochat_core.benchmarks.identity import make_identity
@@ -14,6 +14,7 @@ from nanochat_core.benchmarks.names import BENCHMARKS, FileName
 from nanochat_core.benchmarks.spelling import make_spelling
 from nanochat_core.benchmarks.sums import make_sums
 from nanochat_core.conversation.identity import ModelFacts
+from nanochat_core.data.conversation_files import check_conversations
 from nanochat_core.errors import ConfigError, UnknownNameError
 from nanochat_core.sandbox.execution import Sandbox
 
@@ -80,16 +81,20 @@ def open_generative(
 
 
 def check_files(folder: Path) -> int:
-    """Read every benchmark file of a folder; how many rows there are. DataError for a bad one."""
-    present = [
-        (name, split)
-        for name in ROW_TYPES
-        for split in SPLITS
-        if any((folder / file).is_file() for file in expected_files(name, split))
-    ]
-    return sum(
-        len(read_benchmark_rows(folder, name, split, ROW_TYPES[name])) for name, split in present
-    )
+    """Read every file of a folder as what its name says; how many rows there are.
+
+    Files of another name are own conversations. Raises DataError for a row of another form.
+    """
+    return sum(_checked_rows(path) for path in sorted(folder.iterdir()))
+
+
+def _checked_rows(path: Path) -> int:
+    for name, row_type in ROW_TYPES.items():
+        if any(path.name in expected_files(name, split) for split in SPLITS):
+            return len(read_rows(path, row_type))
+    if path.name in expected_files("smoltalk", "train"):
+        return check_conversations(str(path), may_be_empty=True)
+    return check_conversations(str(path))
 
 
 def _read(

@@ -9,15 +9,14 @@ from typing import Any
 
 from nanochat_core.config.job import JobSpec, Role, StageOutput
 from nanochat_core.conversation.identity import ModelFacts
-from nanochat_core.conversation.mixture import BuiltMixture, build_mixture
-from nanochat_core.conversation.questions import read_questions
-from nanochat_core.data.conversation_rows import ConversationRows, pack_conversations
+from nanochat_core.data.conversation_rows import ConversationRows
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.inference.loading import load_pair, save_model
 from nanochat_core.jobs.common import StopRequest, run_job_main
 from nanochat_core.jobs.device_rows import DeviceRows, rows_of, settle_training
 from nanochat_core.jobs.model_files import PublishedOptimizer
 from nanochat_core.jobs.pretrain import copy_records
+from nanochat_core.jobs.sft_conversations import Taught, mixture_of, render_rows
 from nanochat_core.jobs.training_run import (
     RunPlan,
     TrainingRun,
@@ -27,7 +26,6 @@ from nanochat_core.jobs.training_run import (
 )
 from nanochat_core.model.counts import flops_per_token, parameter_counts
 from nanochat_core.model.gpt import GPT
-from nanochat_core.tokenizer.chat_format import render
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 from nanochat_core.training.dial import TrainingPlan, accumulation_steps, check_device_batch
 from nanochat_core.training.groups import build_groups
@@ -38,7 +36,6 @@ from nanochat_core.training.step import MicroBatch
 from nanochat_core.training.warm_start import sft_optimizer
 
 PREVIEW_FILE = "conversations.jsonl"
-PREVIEW_CONVERSATIONS = 100
 
 
 @dataclass(frozen=True)
@@ -58,9 +55,14 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     device_rows = DeviceRows(spec, ranks)
     with device_rows.told():
         base = load_base(spec, recipe, ranks)
-        questions = read_questions(spec.input("shards") / "qa.jsonl")
-        mixture = build_mixture(recipe.mixture, model_facts(base, recipe), questions)
-        rows = render_rows(mixture, recipe, base)
+        taught = render_rows(
+            mixture_of(spec, recipe.mixture, model_facts(base, recipe)),
+            base.tokenizer,
+            ranks,
+            sequence_len=base.model.config.sequence_len,
+            buffer=recipe.packing_buffer,
+        )
+        rows = taught.rows
         plan = run_plan(recipe, base.plan, rows.num_rows)
         check_device_batch(plan.rows_per_step, spec.execution.device_batch_size, ranks.world_size)
         run = TrainingRun(spec, ranks, plan, warm_state(base, recipe, spec, ranks))
@@ -69,7 +71,7 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
         )
         run.train(open_batches(run.spec, plan, rows, ranks), stop)
     if ranks.rank == 0:
-        publish(run, recipe, base, rows, mixture)
+        publish(run, recipe, base, taught)
 
 
 def load_base(spec: JobSpec, recipe: SftRecipe, ranks: Ranks) -> Base:
@@ -101,17 +103,6 @@ def model_facts(base: Base, recipe: SftRecipe) -> ModelFacts:
     )
 
 
-def render_rows(mixture: BuiltMixture, recipe: SftRecipe, base: Base) -> ConversationRows:
-    """All rows of one epoch, in the order of the shuffled conversations."""
-    rendered = [render(base.tokenizer, conversation) for conversation in mixture.conversations]
-    return pack_conversations(
-        rendered,
-        sequence_len=base.model.config.sequence_len,
-        buffer=recipe.packing_buffer,
-        pad_id=base.tokenizer.bos_id,
-    )
-
-
 def run_plan(recipe: SftRecipe, base: TrainingPlan, num_rows: int) -> RunPlan:
     """Steps from epochs (or as given); the batch of the base model."""
     if recipe.num_iterations != "auto":
@@ -136,24 +127,24 @@ def open_batches(
     passes = accumulation_steps(plan.rows_per_step, size, ranks.world_size)
 
     def batches(step: int) -> list[MicroBatch]:
-        inputs, targets = rows.read(step * plan.rows_per_step, plan.rows_per_step)
-        weight = 1.0 / int((targets >= 0).sum())
-        first = ranks.rank * passes * size
-        slices = [slice(first + i * size, first + (i + 1) * size) for i in range(passes)]
-        return [
-            MicroBatch(
-                to_device(inputs[own], ranks.device), to_device(targets[own], ranks.device), weight
-            )
-            for own in slices
-        ]
+        first = step * plan.rows_per_step
+        weight = 1.0 / rows.targets_in(first, plan.rows_per_step)
+        first += ranks.rank * passes * size
+        return [_micro_batch(rows, first + i * size, size, weight, ranks) for i in range(passes)]
 
     return batches
 
 
 def trial_batch(rows: ConversationRows, size: int, ranks: Ranks) -> MicroBatch:
     """The first rows, to see how much memory so many of them take."""
-    inputs, targets = rows.read(0, size)
-    return MicroBatch(to_device(inputs, ranks.device), to_device(targets, ranks.device), 1.0)
+    return _micro_batch(rows, 0, size, 1.0, ranks)
+
+
+def _micro_batch(
+    rows: ConversationRows, first_row: int, size: int, weight: float, ranks: Ranks
+) -> MicroBatch:
+    inputs, targets = rows.read(first_row, size)
+    return MicroBatch(to_device(inputs, ranks.device), to_device(targets, ranks.device), weight)
 
 
 def warm_state(base: Base, recipe: SftRecipe, spec: JobSpec, ranks: Ranks) -> TrainState:
@@ -172,9 +163,7 @@ def warm_state(base: Base, recipe: SftRecipe, spec: JobSpec, ranks: Ranks) -> Tr
     return state
 
 
-def publish(
-    run: TrainingRun, recipe: SftRecipe, base: Base, rows: ConversationRows, mixture: BuiltMixture
-) -> None:
+def publish(run: TrainingRun, recipe: SftRecipe, base: Base, taught: Taught) -> None:
     """Write weights, config and records, and `outputs.json` last."""
     output = Path(run.spec.output_folder)
     base_config: dict[str, Any] = json.loads(
@@ -187,7 +176,7 @@ def publish(
     }
     files: dict[str, Role] = dict.fromkeys(save_model(run.state.model, output, config), "result")
     files |= copy_records(run.work_folder, output)
-    lines = [c.model_dump_json() for c in mixture.conversations[:PREVIEW_CONVERSATIONS]]
+    lines = [conversation.model_dump_json() for conversation in taught.first()]
     (output / PREVIEW_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
     files[PREVIEW_FILE] = "record"
     StageOutput(
@@ -195,9 +184,7 @@ def publish(
         metrics={
             "train/loss": run.state.smooth_loss,
             "steps": run.plan.num_steps,
-            "conversations": rows.conversations,
-            "conversations_too_long": rows.too_long,
-            **{f"conversations/{kind}": count for kind, count in mixture.counts.items()},
+            **taught.metrics(),
             "total_training_time": run.state.training_seconds,
         },
         provenance=provenance(run),

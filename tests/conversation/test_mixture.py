@@ -1,6 +1,7 @@
 """Sums, documentation questions, and the mixture of all kinds."""
 
 import hashlib
+import json
 import random
 import re
 from pathlib import Path
@@ -137,7 +138,10 @@ def test_facts_of_another_name_are_refused(facts: ModelFacts) -> None:
 
 def test_the_drawn_conversations_do_not_drift_unnoticed(facts: ModelFacts) -> None:
     built = build_mixture(MIXTURE, facts, POOL)
-    digest = hashlib.sha256(built.model_dump_json().encode()).hexdigest()
+    conversations = ",".join(each.model_dump_json() for each in built.conversations)
+    counts = json.dumps(built.counts, separators=(",", ":"))
+    text = f'{{"conversations":[{conversations}],"counts":{counts}}}'
+    digest = hashlib.sha256(text.encode()).hexdigest()
     # Another value means that an equal recipe now makes other conversations: when that is meant,
     # raise the CODE_VERSION of sft with it.
     assert digest[:16] == "d79e31de3a12f0ed"
