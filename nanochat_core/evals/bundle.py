@@ -6,6 +6,7 @@ options, each a context and a continuation, and the number of the right one.
 """
 
 import csv
+import hashlib
 import io
 import json
 from dataclasses import dataclass
@@ -103,6 +104,20 @@ class Bundle:
         """Whether these are the 22 CORE tasks, so that the score may be called CORE."""
         labels = [task.label for task in self.tasks]
         return len(labels) == len(OFFICIAL_TASKS) and set(labels) == OFFICIAL_TASKS
+
+
+def task_digest(task: Task) -> str:
+    """Sha256 of everything about a task that decides its results; neither label nor place does.
+
+    Equal digests mean equal examples in equal order, asked and judged in the same way.
+    """
+    digest = hashlib.sha256()
+    rules = [task.task_type, task.num_fewshot, task.delimiter, task.baseline]
+    digest.update(json.dumps(rules).encode())
+    for line in _read_text(task.data_path).split("\n"):
+        if line.strip():
+            digest.update(b"\n" + line.strip().encode())
+    return digest.hexdigest()
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -1,86 +1,119 @@
-"""Ask the model about many prompts: batches of like length, padded on the right.
+"""Ask the model about examples: every token that prompts share is computed once, and logits are
+made only where something is scored.
 
-Attention is causal, so padding after a prompt cannot change what is read off before it.
-Shapes: B prompts, T positions, V vocabulary.
+Shapes: L places whose logits are wanted, R reads of them, V vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from nanochat_core.errors import TrainingError
+from nanochat_core.evals.bundle import TaskType
 from nanochat_core.evals.core_prompts import Prompt
+from nanochat_core.evals.shared_prefixes import Costs, Tree, batches, plant
+from nanochat_core.evals.tree_model import TreeModel
+from nanochat_core.evals.tree_pass import TreePass
 from nanochat_core.model.gpt import GPT
+from nanochat_core.model.loss import soft_cap
 
-IGNORE_TARGET = -1
-
-
-def span_losses(
-    model: GPT,
-    prompts: Sequence[Prompt],
-    *,
-    batch_tokens: int,
-    on_done: Callable[[int], None] = lambda _: None,
-) -> list[float]:
-    """Mean loss in nats of each prompt's span; +inf where there is nothing to score.
-
-    `batch_tokens` bounds B*T of a forward pass, save that one prompt always fits. `on_done` gets
-    the number of prompts that each batch settles. Raises TrainingError for a loss that is NaN.
-    """
-    losses = [float("inf")] * len(prompts)
-    for members in _batches(prompts, batch_tokens):
-        tokens_BT, targets_BT = _tensors([prompts[i] for i in members], model.device)
-        with torch.no_grad():  # not inference_mode: see bits_per_byte
-            losses_BT = model(tokens_BT, targets_BT, reduction="none").cpu().double()
-        counts_B = (targets_BT.cpu() >= 0).sum(dim=1)
-        for i, loss in zip(members, (losses_BT.sum(dim=1) / counts_B).tolist(), strict=True):
-            losses[i] = loss
-        on_done(len(members))
-    if any(loss != loss for loss in losses):
-        raise TrainingError("the model's loss is NaN on an evaluation prompt; its weights are bad")
-    return losses
+LOGITS_AT_ONCE = 1 << 22
+"""In float32; more would leave the cache of a CPU, and fill the memory of a GPU."""
 
 
-def span_matches(
-    model: GPT,
-    prompts: Sequence[Prompt],
-    *,
-    batch_tokens: int,
-    on_done: Callable[[int], None] = lambda _: None,
-) -> list[bool]:
-    """Whether the likeliest token is the right one everywhere in each prompt's span."""
-    matches = [False] * len(prompts)
-    for members in _batches(prompts, batch_tokens):
-        tokens_BT, targets_BT = _tensors([prompts[i] for i in members], model.device)
-        with torch.no_grad():
-            likeliest_BT = model(tokens_BT).argmax(dim=-1)
-        right_B = ((likeliest_BT == targets_BT) | (targets_BT == IGNORE_TARGET)).all(dim=1)
-        for i, is_right in zip(members, right_B.tolist(), strict=True):
-            matches[i] = is_right
-        on_done(len(members))
-    return matches
+class Asker:
+    """Scores prompts with the weights that `model` has when this is made."""
+
+    def __init__(self, model: GPT) -> None:
+        self._model = TreeModel(model)
+        self._costs = Costs.of(model.config.n_embd, model.windows)
+
+    def scores(
+        self,
+        items: Sequence[Sequence[Prompt]],
+        task_type: TaskType,
+        *,
+        batch_tokens: int,
+        on_done: Callable[[int], None] = lambda _: None,
+    ) -> list[tuple[float, ...]]:
+        """Of each example the scores of its options.
+
+        They are the mean losses of the spans in nats, +inf where nothing can be scored; or, for
+        language_modeling, 1.0 where the likeliest token is the right one throughout the span, else
+        0.0. `batch_tokens` bounds the tokens of a forward pass, save that one example always fits.
+        `on_done` gets the number of prompts that each pass settles. Raises TrainingError for a loss
+        that is NaN.
+        """
+        is_language = task_type == "language_modeling"
+        judge = _right if is_language else _losses
+        prompts, trees = plant(items, self._costs, batch_tokens)
+        found = np.full(len(prompts), 0.0 if is_language else np.inf)
+        for batch in batches(trees, batch_tokens):
+            numbers, values = self._judged(batch, judge)
+            found[numbers] = values
+            on_done(len(numbers))
+        if np.isnan(found).any():
+            raise TrainingError(
+                "the model's loss is NaN on an evaluation prompt; its weights are bad"
+            )
+        rest = iter(found.tolist())
+        return [tuple(next(rest) for _ in options) for options in items]
+
+    @torch.no_grad()  # not inference_mode: see bits_per_byte
+    def _judged(
+        self, trees: Sequence[Tree], judge: Callable[..., NDArray[np.float64]]
+    ) -> tuple[list[int], NDArray[np.float64]]:
+        """Numbers of the prompts in a batch of trees, and their scores."""
+        model = self._model
+        step = TreePass(
+            trees,
+            nothing=model.nothing,
+            device=model.device,
+            dtype=model.dtype,
+            bands=model.bands,
+        )
+        raw_LV = model.read(step)
+        numbers: list[int] = []
+        rows, bounds, num_places = [], [0], 0
+        for tree in trees:
+            first = bounds[-1]
+            bounds += [first + end for end, _ in tree.ends]
+            numbers += [number for _, number in tree.ends]
+            rows.append(tree.rows_R + num_places)
+            num_places += len(tree.places_L)
+        targets_R = np.concatenate([tree.targets_R for tree in trees])
+        return numbers, judge(raw_LV, np.concatenate(rows), targets_R, np.array(bounds))
 
 
-def _batches(prompts: Sequence[Prompt], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of the prompts that can be scored, longest first, so that memory peaks at once."""
-    scored = [i for i, prompt in enumerate(prompts) if prompt.is_scored]
-    scored.sort(key=lambda i: -len(prompts[i].tokens))
-    first = 0
-    while first < len(scored):
-        longest = len(prompts[scored[first]].tokens) - 1
-        count = max(1, batch_tokens // longest)
-        yield scored[first : first + count]
-        first += count
+def _losses(
+    raw_LV: torch.Tensor,
+    rows_R: NDArray[np.int64],
+    targets_R: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Mean loss between each two bounds."""
+    totals = [soft_cap(part_LV).exp().sum(dim=-1).log() for part_LV in _parts(raw_LV)]
+    device = raw_LV.device
+    rows, targets = (torch.from_numpy(values).to(device) for values in (rows_R, targets_R))
+    losses_R = torch.cat(totals)[rows] - soft_cap(raw_LV[rows, targets])
+    sums = np.add.reduceat(losses_R.double().cpu().numpy(), bounds[:-1])
+    means: NDArray[np.float64] = sums / np.diff(bounds)
+    return means
 
 
-def _tensors(prompts: Sequence[Prompt], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs and targets (B, T); only the targets of the spans are not ignored."""
-    length = max(len(prompt.tokens) for prompt in prompts) - 1
-    tokens_BT = np.zeros((len(prompts), length), dtype=np.int64)
-    targets_BT = np.full((len(prompts), length), IGNORE_TARGET, dtype=np.int64)
-    for row, prompt in enumerate(prompts):
-        tokens_BT[row, : len(prompt.tokens) - 1] = prompt.tokens[:-1]
-        span = slice(prompt.start - 1, prompt.end - 1)
-        targets_BT[row, span] = prompt.tokens[prompt.start : prompt.end]
-    return torch.from_numpy(tokens_BT).to(device), torch.from_numpy(targets_BT).to(device)
+def _right(
+    raw_LV: torch.Tensor,
+    rows_R: NDArray[np.int64],
+    targets_R: NDArray[np.int64],
+    bounds: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """1.0 where the likeliest token is the target everywhere between two bounds, else 0.0."""
+    likeliest = [soft_cap(part_LV).argmax(dim=-1) for part_LV in _parts(raw_LV)]
+    is_right_R = torch.cat(likeliest).cpu().numpy()[rows_R] == targets_R
+    return np.logical_and.reduceat(is_right_R, bounds[:-1]).astype(np.float64)
+
+
+def _parts(raw_LV: torch.Tensor) -> Sequence[torch.Tensor]:
+    return torch.split(raw_LV, max(1, LOGITS_AT_ONCE // raw_LV.size(1)))

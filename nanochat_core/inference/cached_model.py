@@ -49,7 +49,7 @@ class Pass(Protocol):
 
 
 @dataclass(frozen=True)
-class _BlockWeights:
+class BlockWeights:
     """One block; `projection_FC` is q, k, v and, with a value table, the gates on top of another.
 
     Gates read the first channels only: their other columns are zeros.
@@ -72,7 +72,7 @@ class _Weights:
     smear_V1: torch.Tensor
     backout: torch.Tensor
     head: torch.Tensor
-    blocks: tuple[_BlockWeights, ...]
+    blocks: tuple[BlockWeights, ...]
 
     def tensors(self) -> Iterator[torch.Tensor]:
         """All of them, in a fixed order."""
@@ -113,11 +113,11 @@ class CachedModel:
             blocks=tuple(self._read_block(i) for i in range(self.config.n_layer)),
         )
 
-    def _read_block(self, i: int) -> _BlockWeights:
+    def _read_block(self, i: int) -> BlockWeights:
         model, dtype = self.model, self.dtype
         block, table = model.blocks[i], model._value_embedding(i)
         assert isinstance(block, Block), "blocks holds blocks"
-        return _BlockWeights(
+        return BlockWeights(
             resid=model.resid_lambdas[i].detach().to(dtype),
             x0=model.x0_lambdas[i].detach().to(dtype),
             projection_FC=_projection(block.attn, dtype),
@@ -150,7 +150,7 @@ class CachedModel:
     def _attend(
         self,
         i: int,
-        weights: _BlockWeights,
+        weights: BlockWeights,
         x_NC: torch.Tensor,
         step: Pass,
         rotary: tuple[torch.Tensor, torch.Tensor],

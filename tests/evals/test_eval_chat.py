@@ -1,5 +1,6 @@
 """How a chat model is asked, and what the scores say."""
 
+import json
 import math
 import random
 import string
@@ -16,8 +17,14 @@ from nanochat_core.benchmarks.open import open_benchmark
 from nanochat_core.conversation.identity import ModelFacts
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import DataError, TrainingError
-from nanochat_core.evals.chat import BenchmarkResult, ChatResult, ProblemResult, evaluate_chat
+from nanochat_core.evals.chat import evaluate_chat
 from nanochat_core.evals.chat_answers import pick_letters, write_replies
+from nanochat_core.evals.chat_results import (
+    BenchmarkResult,
+    ChatResult,
+    ProblemResult,
+    chat_lines,
+)
 from nanochat_core.inference.engine import EngineSettings, InferenceEngine
 from nanochat_core.inference.settings import GREEDY
 from nanochat_core.tokenizer.chat_format import render_prompt, visible_text
@@ -217,6 +224,29 @@ def test_scores_have_counts_and_standard_errors() -> None:
     summary = result.scores()["benchmarks"]["mmlu"]
     assert summary["centered"] == pytest.approx(0.2)
     assert summary["accuracy_stderr"] == pytest.approx(of_mmlu * 0.75)
+
+
+def test_the_table_has_a_standard_error_beside_every_score() -> None:
+    result = ChatResult((make_result("sums", 3, 12), make_result("mmlu", 40, 100, 0.25)))
+    _, *rows = (line.split() for line in chat_lines(result.scores()))
+    assert rows == [
+        ["sums", "12", "3", "0.2500", "0.1250", "0.2500", "0.1250"],
+        ["mmlu", "100", "40", "0.4000", "0.0490", "0.2000", "0.0653"],
+        ["demo_score", "0.2250", "0.0705"],
+    ]
+
+
+def test_a_result_comes_back_from_its_record() -> None:
+    result = evaluate_chat(
+        ENGINE,
+        [open_benchmark("identity", "test", count=4, facts=FACTS), make_choices(3)],
+        Ranks.single(),
+        batch_tokens=200,
+        max_new_tokens=3,
+    )
+    for part in result.benchmarks:
+        record = json.loads(json.dumps(part.record()))
+        assert BenchmarkResult.from_record(record) == part
 
 
 def test_chatcore_is_the_mean_over_the_whole_official_five_and_nothing_else() -> None:

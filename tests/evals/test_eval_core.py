@@ -1,20 +1,20 @@
 """The whole harness against a plain restatement of its rules, with a real model."""
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from eval_tools import WORDS, choice_rows, make_model, make_tokenizer, write_bundle
+from eval_tools import TEXT, WORDS, choice_rows, make_model, make_tokenizer, write_bundle
 from plain_core import accuracy
 
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import TrainingError
 from nanochat_core.evals.bundle import OFFICIAL_TASKS, Bundle, read_bundle
-from nanochat_core.evals.core import CoreResult, evaluate_core, example_rows
+from nanochat_core.evals.core import evaluate_core
+from nanochat_core.evals.core_results import CoreResult, TaskResult, example_rows
 from nanochat_core.model.gpt import GPT
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
@@ -86,6 +86,41 @@ def test_options_are_judged_as_the_plain_rules_judge_them(
         assert example.scores == pytest.approx(plain, rel=1e-5)
 
 
+def test_stories_asked_about_again_are_judged_as_the_plain_rules_judge_them(
+    tmp_path: Path, model: GPT, tokenizer: Tokenizer
+) -> None:
+    """Long contexts in common, and windows that reach back into them only in part."""
+    story = TEXT * 3
+    rows = [
+        {
+            "context": story[: 380 + 5 * (i % 3)] + f" {WORDS[i]} is",
+            "continuation": WORDS[3 * i % 13],
+        }
+        for i in range(12)
+    ]
+    rows += language_rows(model, tokenizer, 6)
+    answers = [word + " it is" * 3 * k for k, word in enumerate(WORDS)]
+    choices = [
+        {"query": f"{story} {WORDS[i % 2]}", "choices": answers, "gold": i} for i in range(3)
+    ]
+    kinds = {"language_modeling": rows, "multiple_choice": choices}
+    write_bundle(
+        tmp_path,
+        [{"label": k, "rows": r, "icl_task_type": k, "continuation_delimiter": ": "}
+         for k, r in kinds.items()],
+    )  # fmt: skip
+    rules = {"num_fewshot": 0, "delimiter": ": ", "max_per_task": 99, "max_tokens": 640}
+    plain_scores = {
+        kind: accuracy(model, tokenizer, kind, rows, **rules)[1] for kind, rows in kinds.items()
+    }
+    for batch_tokens in (1, 900, 9000):
+        result = run(model, tokenizer, tmp_path, max_per_task=99, batch_tokens=batch_tokens)
+        for task in result.tasks:
+            scores = plain_scores[task.task.task_type]
+            for example, plain in zip(task.examples, scores, strict=True):
+                assert example.scores == pytest.approx(plain, rel=1e-5)
+
+
 def test_continuations_are_judged_as_the_plain_rules_judge_them(
     tmp_path: Path, model: GPT, tokenizer: Tokenizer
 ) -> None:
@@ -108,7 +143,8 @@ def test_long_prompts_lose_their_head_and_perhaps_their_span(
     entry = {"label": "t", "rows": rows, "icl_task_type": "multiple_choice", "num_fewshot": [1]}
     write_bundle(tmp_path, [entry])
     limit = 10
-    (result,) = run(model, tokenizer, tmp_path, max_prompt_tokens=limit).tasks
+    model.max_positions = limit
+    (result,) = run(model, tokenizer, tmp_path).tasks
     expected, scores = accuracy(
         model, tokenizer, "multiple_choice", rows,
         max_per_task=12, num_fewshot=1, delimiter=" ", max_tokens=limit,
@@ -217,30 +253,25 @@ def test_a_model_that_answers_nan_is_refused(
         run(model, tokenizer, tmp_path)
 
 
-@pytest.fixture(scope="session")
-def real_bundle() -> Bundle:
-    data = os.environ.get("NANOCHAT_TEST_DATA")
-    if not data:
-        pytest.skip("NANOCHAT_TEST_DATA is not set: no real evaluation bundle")
-    return read_bundle(Path(data) / "core_bundle")
-
-
-def test_every_file_of_the_real_bundle_reads(real_bundle: Bundle) -> None:
-    counts = {task.label: len(task.read_examples()) for task in real_bundle.tasks}
-    assert counts["arc_easy"] == 2376
-    assert counts["winograd"] == 273
-    assert {task.task_type for task in real_bundle.tasks} == {
-        "multiple_choice", "schema", "language_modeling",
-    }  # fmt: skip
-
-
-def test_the_real_bundle_runs(real_bundle: Bundle, tokenizer: Tokenizer) -> None:
-    # Ten shots of ARC in a byte-like vocabulary are long: only the short tasks, and few examples.
-    short = tuple(task for task in real_bundle.tasks if task.num_fewshot == 0)
-    model = make_model(sequence_len=64)
-    result = evaluate_core(
-        model, tokenizer, Bundle(short), Ranks.single(), max_per_task=4, batch_tokens=2048
-    )
-    assert result.metric_name == "demo_score"
-    assert [len(task.examples) for task in result.tasks] == [4] * len(short)
-    assert all(task.num_cropped == 0 for task in result.tasks)
+def test_known_tasks_are_taken_and_the_rest_is_asked(
+    tmp_path: Path, model: GPT, tokenizer: Tokenizer
+) -> None:
+    tasks = [
+        {"label": label, "rows": schema_rows(5 + i), "icl_task_type": "schema"}
+        for i, label in enumerate("abc")
+    ]
+    write_bundle(tmp_path, tasks)
+    whole = run(model, tokenizer, tmp_path)
+    kept = {"b": TaskResult(whole.tasks[1].task, whole.tasks[1].examples[:2], 7)}
+    asked, progress = [], []
+    result = run(
+        model, tokenizer, tmp_path,
+        known=kept, on_task=asked.append, on_progress=lambda n, _: progress.append(n),
+    )  # fmt: skip
+    assert result.tasks == (whole.tasks[0], kept["b"], whole.tasks[2])
+    assert asked == [whole.tasks[0], whole.tasks[2]]
+    assert progress[-1] == 5 + 7
+    all_known = {task.task.label: task for task in whole.tasks}
+    with torch.no_grad():
+        model.lm_head.weight.fill_(math.nan)
+    assert run(model, tokenizer, tmp_path, known=all_known) == whole

@@ -3,101 +3,28 @@
 import csv
 import json
 import os
-import random
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import pytest
-from eval_tools import TEXT, make_model
 from pydantic import ValidationError
 
 from nanochat_core.benchmarks.open import open_benchmark
-from nanochat_core.config.execution import Execution
 from nanochat_core.config.job import PROGRESS_FILE, JobSpec, StageOutput
-from nanochat_core.conversation.identity import ModelFacts
 from nanochat_core.data.documents import Document
-from nanochat_core.data.recipes import TokensRecipe
-from nanochat_core.data.shards import INDEX_FILE, write_shards
-from nanochat_core.data.token_files import build_tokens
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import ConfigError, DataError, JobStoppedError, WeakSandboxError
-from nanochat_core.evals.recipes import BaseEvalRecipe, ChatEvalRecipe
-from nanochat_core.inference.loading import save_model
+from nanochat_core.evals.recipes import ChatEvalRecipe
 from nanochat_core.jobs import base_eval, chat_eval
 from nanochat_core.jobs.common import StopRequest
-from nanochat_core.logs import Progress
-from nanochat_core.tokenizer.recipe import TokenizerRecipe
-from nanochat_core.tokenizer.tokenizer import Tokenizer
-
-FACTS = ModelFacts(
-    name="Ada", depth=2, num_parameters=1000, n_embd=32, n_head=2, vocab_size=280, sequence_len=64
-)
-
-
-@cache
-def documents() -> tuple[Document, ...]:
-    """Sentences of shuffled words, long enough to be cut into questions."""
-    rng = random.Random(0)
-    words = sorted(set(TEXT.replace(".", "").replace(",", "").split()))
-
-    def sentence() -> str:
-        return " ".join(rng.choices(words, k=12)).capitalize() + "."
-
-    return tuple(
-        Document(" ".join(sentence() for _ in range(8)), held_out=i % 3 == 0) for i in range(90)
-    )
+from tests.evals.eval_line import FACTS, make_line, make_shards, make_spec
 
 
 @pytest.fixture(scope="module")
 def line(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Folders of the inputs, by name."""
-    root = tmp_path_factory.mktemp("line")
-    inputs = {name: root / name for name in ("shards", "tokenizer", "tokens", "pretrain", "sft")}
-    for folder in inputs.values():
-        folder.mkdir()
-    index = write_shards(documents(), inputs["shards"], 1)
-    (inputs["shards"] / INDEX_FILE).write_text(index.model_dump_json())
-    texts = [document.text for document in documents()]
-    Tokenizer.train(texts, TokenizerRecipe(vocab_size=280)).save(inputs["tokenizer"])
-    build_tokens(
-        TokensRecipe(),
-        inputs["shards"],
-        inputs["tokenizer"],
-        inputs["tokens"],
-        workers=1,
-        progress=Progress(None, 2, "shards"),
-    )
-    model = make_model()
-    save_model(model, inputs["pretrain"], {})
-    save_model(model, inputs["sft"], {"facts": FACTS.model_dump(mode="json")})
-    return {name: str(folder) for name, folder in inputs.items()}
-
-
-def make_spec(line: dict[str, str], folder: Path, station: str) -> JobSpec:
-    recipe = {
-        "base_eval": BaseEvalRecipe(
-            validation_tokens=512,
-            max_per_task=6,
-            sample_tokens=4,
-            sample_prompts=("The sky", "What is"),
-            compute_dtype="float32",
-        ),
-        "chat_eval": ChatEvalRecipe(
-            identity_questions=3, sums=2, max_new_tokens=4, compute_dtype="float32"
-        ),
-    }[station]
-    for name in ("work", "output"):
-        (folder / name).mkdir(parents=True)
-    return JobSpec(
-        station=station,
-        recipe=recipe.model_dump(mode="json"),
-        execution=Execution(device="cpu", device_batch_size=4),
-        inputs=line,
-        work_folder=str(folder / "work"),
-        output_folder=str(folder / "output"),
-    )
+    return make_line(tmp_path_factory.mktemp("line"))
 
 
 def read_json(path: Path) -> object:
@@ -262,10 +189,10 @@ def test_code_runs_under_mere_limits_only_when_that_is_allowed(
     recipe = ChatEvalRecipe(benchmarks=("humaneval",))
     monkeypatch.setattr("sys.platform", "another")  # no namespaces there
     with pytest.raises(WeakSandboxError):
-        chat_eval.open_benchmarks(spec, recipe, {})
+        chat_eval.open_benchmarks(spec, recipe, ["humaneval"], {})
     allowed = spec.execution.model_copy(update={"allow_weak_sandbox": True})
     (benchmark,) = chat_eval.open_benchmarks(
-        spec.model_copy(update={"execution": allowed}), recipe, {}
+        spec.model_copy(update={"execution": allowed}), recipe, ["humaneval"], {}
     )
     assert len(benchmark) == 1
 
@@ -319,7 +246,7 @@ def test_text_without_sentences_still_has_bits_per_byte(
     shards = tmp_path / "shards"
     shards.mkdir()
     documents = [Document("x = 1\ny = 2", held_out=i == 0) for i in range(4)]
-    (shards / INDEX_FILE).write_text(write_shards(documents, shards, 1).model_dump_json())
+    make_shards(documents, shards)
     spec = make_spec({**line, "shards": str(shards)}, tmp_path, "base_eval")
     base_eval.main(spec, Ranks.single(), StopRequest())
     outputs = StageOutput.load(tmp_path / "output")

@@ -7,11 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from eval_tools import make_tokenizer, write_bundle
+from eval_tools import TEXT, make_tokenizer, write_bundle
 
 from nanochat_core.errors import DataError
 from nanochat_core.evals.bundle import Task, read_bundle
-from nanochat_core.evals.core_prompts import build_prompts, crop, few_shots, keep_examples
+from nanochat_core.evals.core_prompts import (
+    build_prompts,
+    crop,
+    few_shots,
+    keep_examples,
+    share_rows,
+)
+from nanochat_core.tokenizer.recipe import TokenizerRecipe
+from nanochat_core.tokenizer.split_patterns import SPLIT_PATTERNS
+from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 TOKENIZER = make_tokenizer()
 LIMIT = 640
@@ -93,6 +102,100 @@ def test_rows_and_shots_are_drawn_with_the_published_seeds(tmp_path: Path) -> No
     shots = random.Random(1234 + 7).sample([i for i in range(20) if i != 7], 4)
     drawn = [shot.options[0].context for shot in few_shots(task, kept, 7)]
     assert drawn == [queries[i] for i in shots]
+
+
+QUERIES = (
+    "The sky is blue and the sea",
+    "\n\n  starts with blanks and goes on",
+    "'s old and the cat was young",
+    "123456789012345678901234",
+    "...!?;:...!?;:...!?;:...\n\n",
+    " " * 30 + "sun",
+    "\n" * 30,
+    "天空是蓝色的大海是绿色的太阳很热猫很小",
+    "ที่นี่มีคำถามและคำตอบมากมายสำหรับทุกคน",
+    "e\u0301" * 12,
+    "<|bos|> is text, <|bos|> is text",
+    "short",
+    "",
+)
+CHOICES = ("the sea", "x", " y\n", "'s", "天", "\n\n9")
+PATTERNS = (*SPLIT_PATTERNS, r"\s*\S+|\s+", r"[^a-m]+|.")
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("delimiter", [" ", "\nAnswer: ", ""])
+@pytest.mark.parametrize("kind", ["multiple_choice", "schema", "language_modeling"])
+def test_stems_that_are_encoded_once_give_the_tokens_of_whole_texts(
+    tmp_path: Path, kind: str, delimiter: str, pattern: str
+) -> None:
+    """Whatever the split pattern does at the place where the few shots end."""
+    text = "".join(f"{query}{end}{delimiter}\n\n" for query in QUERIES for end in CHOICES)
+    recipe = TokenizerRecipe(vocab_size=400, split_pattern=pattern)
+    tokenizer = Tokenizer.train([text], recipe)
+    if kind == "multiple_choice":
+        rows = [{"query": query, "choices": list(CHOICES), "gold": 1} for query in QUERIES]
+    elif kind == "schema":
+        contexts = [[f"{query}{word}" for word in CHOICES] for query in QUERIES]
+        rows = [{"context_options": c, "continuation": "old and hot", "gold": 2} for c in contexts]
+    else:
+        rows = [{"context": query, "continuation": "green 12"} for query in QUERIES]
+    fields = {"continuation_delimiter": delimiter, "num_fewshot": [3], "icl_task_type": kind}
+    task = only_task(tmp_path, rows, **fields)
+    kept = keep_examples(task, task.read_examples(), 0)
+    for item in kept:
+        shown = (shot.answer for shot in few_shots(task, kept, item.row))
+        stem = "".join(f"{shot.context}{delimiter}{shot.continuation}\n\n" for shot in shown)
+        try:
+            prompts = build_prompts(task, kept, item.row, tokenizer, 1 << 20)
+        except DataError:  # the pattern joins a question with its answer
+            assert kind == "language_modeling"
+            continue
+        for option, prompt in zip(item.example.options, prompts, strict=True):
+            text = stem + option.context + delimiter + option.continuation
+            assert prompt.tokens.tolist() == [tokenizer.bos_id, *tokenizer.encode(text)]
+
+
+class CountingTokenizer(Tokenizer):
+    """Counts the characters that it encodes."""
+
+    num_characters = 0
+
+    def encode(self, text: str) -> list[int]:
+        self.num_characters += len(text)
+        return super().encode(text)
+
+
+def test_few_shots_are_encoded_once_for_all_options(tmp_path: Path) -> None:
+    rows = [{"query": f"{i} {TEXT}", "choices": ["a", "b", "c", "d"], "gold": 1} for i in range(9)]
+    task = only_task(tmp_path, rows, icl_task_type="multiple_choice", num_fewshot=[8])
+    kept = keep_examples(task, task.read_examples(), 0)
+    tokenizer = CountingTokenizer(TOKENIZER.ranks, TOKENIZER.split_pattern)
+    build_prompts(task, kept, 0, tokenizer, LIMIT)
+    assert tokenizer.num_characters < (9 + 4 + 1) * len(TEXT)
+
+
+@pytest.mark.parametrize("num_shares", [1, 2, 3, 8])
+def test_shares_are_even_and_keep_those_together_that_begin_alike(
+    tmp_path: Path, num_shares: int
+) -> None:
+    stories = [f"{word} " * 40 for word in "abcdefghijklmnop"]
+    rows = [{"context": f"{stories[i % 16]}{i}", "continuation": "x"} for i in range(160)]
+    task = only_task(tmp_path, rows, icl_task_type="language_modeling")
+    kept = keep_examples(task, task.read_examples(), 0)
+    shares = share_rows(task, kept, num_shares)
+    assert sorted(row for share in shares for row in share) == list(range(160))
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 2
+    told = [{kept[row].example.options[0].context[:1] for row in share} for share in shares]
+    assert sum(map(len, told)) <= 16 + num_shares - 1
+
+
+def test_more_ranks_than_examples_leave_some_without_work(tmp_path: Path) -> None:
+    rows = [{"context": "a", "continuation": "x"}] * 2
+    task = only_task(tmp_path, rows, icl_task_type="language_modeling")
+    kept = keep_examples(task, task.read_examples(), 0)
+    assert sorted(map(len, share_rows(task, kept, 5))) == [0, 0, 0, 1, 1]
 
 
 def test_more_shots_than_other_examples_are_refused(tmp_path: Path) -> None:

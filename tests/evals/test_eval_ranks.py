@@ -13,7 +13,8 @@ from eval_tools import choice_rows, make_batches, make_model, make_tokenizer, wr
 from nanochat_core.distributed.ranks import Ranks, init_ranks
 from nanochat_core.evals.bits_per_byte import loss_totals
 from nanochat_core.evals.bundle import read_bundle
-from nanochat_core.evals.core import evaluate_core, example_rows
+from nanochat_core.evals.core import evaluate_core
+from nanochat_core.evals.core_results import example_rows
 
 
 def evaluate(folder: Path, ranks: Ranks) -> dict[str, Any]:
