@@ -13,13 +13,15 @@ from nanochat_core.artifacts.listing import listed
 from nanochat_core.artifacts.location import default_store_url
 from nanochat_core.artifacts.newest import newest_manifests
 from nanochat_core.artifacts.store import ArtifactStore
-from nanochat_core.artifacts.types import RESERVED_NAMES, Manifest
+from nanochat_core.artifacts.types import RESERVED_NAMES, SCORE_STATION, SHARD_STATION, Manifest
 from nanochat_core.errors import ArtifactNotFoundError
 from nanochat_core.inference.finding import ModelFinder
 from tasks.kernel_cache import STATION as KERNELS
 from tasks.listening import describe_metrics
 
 LATEST = "latest"
+BESIDE_THE_LINE = (KERNELS, SHARD_STATION, SCORE_STATION)
+"""What stations keep for others: compiled kernels, published shards, scores of single tasks."""
 
 
 def open_store(url: str, environ: Mapping[str, str]) -> ArtifactStore:
@@ -48,7 +50,7 @@ def artifact_lines(store: ArtifactStore, station: str = "", limit: int = 0) -> l
     UnknownNameError for a station that there is not.
     """
     if station:
-        one_of("station", station, (*STATIONS, KERNELS))
+        one_of("station", station, (*STATIONS, *BESIDE_THE_LINE))
     names: dict[str, list[str]] = {}
     for alias, ref in store.aliases().items():
         names.setdefault(ref.short, []).append(alias)

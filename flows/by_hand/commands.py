@@ -21,7 +21,7 @@ EXIT_LOST, EXIT_MISTAKE, EXIT_INTERRUPTED, EXIT_STOPPED = 1, 2, 130, 143
 """As jobs end: 2 is whatever their user can mend, 143 a stop with the progress saved."""
 STOPPED = (
     "Stopped. The same command, without --overwrite, goes on from the last checkpoint; an "
-    "evaluation begins anew."
+    "evaluation without --fresh goes on after the last whole task."
 )
 
 Act = Callable[[Mapping[str, Any]], None]
@@ -185,10 +185,14 @@ add(
     eval_app, "core", "core",
     "nanochat eval core                 tasks made of held-out text: demo_score",
     "nanochat eval core --checkpoint d12 --eval-bundle eval_bundle.zip --max-per-task 500",
+    "",
+    "Tasks that this model was asked before, in a run or by hand, are not asked again.",
 )  # fmt: skip
 add(eval_app, "bpb", "bpb", "nanochat eval bpb --checkpoint d12")
 add(
     eval_app, "chat_eval", "chat",
     "nanochat eval chat -i sft          who it is, and sums",
     "nanochat eval chat -i rl -a 'GSM8K|HumanEval' --data FOLDER -x 100",
+    "",
+    "Benchmarks that this model was asked before, in a run or by hand, are not asked again.",
 )  # fmt: skip

@@ -1,5 +1,6 @@
 """Start a planned job: under the supervisor with its output on the terminal, or in place."""
 
+import json
 import logging
 import os
 import re
@@ -13,10 +14,13 @@ from typing import TextIO
 
 import psutil
 
+from flows.by_hand.evaluating import clear_work, evaluated, with_known_scores
 from flows.by_hand.planning import Planned, check_resume_step
 from flows.wording import duration
 from nanochat_core.config.job import LOG_FILE, JobSpec, StageOutput
 from nanochat_core.errors import ConfigError, JobError
+from nanochat_core.evals.chat_results import chat_lines
+from nanochat_core.evals.score_table import SCORES_FILE
 from nanochat_core.inference.by_hand import newest_result, numbered_results, result_number
 from tasks.launches import check_nodes
 from tasks.listening import describe_metrics
@@ -49,6 +53,11 @@ class TerminalReport:
         told = self.flush()
         if level >= logging.WARNING and line not in told:
             self._line(line)
+
+    def say(self, line: str) -> None:
+        """A line that no job has written."""
+        self.flush()
+        self._line(line)
 
     def flush(self) -> list[str]:
         """Write what the job has written since."""
@@ -87,7 +96,10 @@ def make(planned: Planned, out: TextIO) -> Path:
     out.writelines(f"{line}\n" for line in opening_lines(planned))
     report = TerminalReport(folder.work, out)
     try:
-        output = run_job(module_of(planned), spec, report=report)
+        if planned.is_training:
+            output = run_job(module_of(planned), spec, report=report)
+        else:
+            output = evaluated(planned, spec, report)
     finally:
         report.end()
     folder.clear_older()
@@ -122,6 +134,10 @@ def become(planned: Planned, environ: Mapping[str, str]) -> None:
         if int(environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
             planned = replace(planned, overwrite=False, resume_step=-1)
         spec = prepare(planned)
+        if not planned.is_training:
+            spec = with_known_scores(
+                planned, spec, lambda line: sys.stderr.writelines([line, "\n"])
+            )
         unfinished = job_file.with_suffix(".tmp")
         spec.save(unfinished)
         os.replace(unfinished, job_file)
@@ -163,7 +179,9 @@ def opening_lines(planned: Planned) -> list[str]:
 def closing_lines(planned: Planned, output: StageOutput, result: Path) -> list[str]:
     """What came out, for people."""
     lines = []
-    if planned.station != "base_eval":  # whose job ends with its table
+    if planned.station == "chat_eval":
+        lines += chat_lines(json.loads((result / SCORES_FILE).read_bytes()))
+    elif planned.is_training:  # the job of base_eval ends with its table
         lines.append(describe_metrics(output.metrics).strip())
     if planned.is_training:
         lines.append(f"model {planned.folder.path.name}: {result}")
@@ -187,7 +205,7 @@ def prepare(planned: Planned) -> JobSpec:
         tokenizer = planned.sources["tokenizer"].folder
         folder.prepare(record, tokenizer, fresh=planned.overwrite)
     else:
-        shutil.rmtree(folder.work, ignore_errors=True)
+        clear_work(folder.work, fresh=planned.fresh)
         for path in numbered_results(folder.path):
             if path != newest_result(folder.path):
                 shutil.rmtree(path)

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from flows.benchmark_sets import reads_files
 from flows.by_hand.asking import Asked, Request, ask, fit_batch
 from flows.by_hand.bundles import open_bundle
 from flows.by_hand.flags import check_inherited
@@ -15,6 +16,7 @@ from flows.by_hand.folders import RunFolder, RunRecord, flat_fields, newest_step
 from flows.by_hand.inputs import Source, folder_identity, tokens_and_tokenizer
 from flows.by_hand.tables import TASK_NAMES
 from flows.overrides import config_error, one_of
+from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.benchmarks.files import expected_files
 from nanochat_core.benchmarks.names import BENCHMARKS, FROM_FILES
 from nanochat_core.config.base import Recipe
@@ -42,11 +44,14 @@ class Planned:
     execution: Execution
     sources: Mapping[str, Source]
     folder: RunFolder
+    store: ArtifactStore
     notes: tuple[str, ...]
     lineage: Mapping[str, Source] = field(default_factory=dict)
     looks: TrainingLooks | None = None
     overwrite: bool = False
     resume_step: int = -1
+    fresh: bool = False
+    """Whether an evaluation asks again what is known."""
 
     @property
     def is_training(self) -> bool:
@@ -69,7 +74,7 @@ class Planned:
 PARTS = ("core", "bpb", "sample")
 _MAKING: dict[str, tuple[str, ...]] = {
     "pretrain": ("tokens", "tokenizer"),
-    "sft": ("pretrain", "tokenizer", "shards"),
+    "sft": ("pretrain", "tokenizer", "shards", "benchmarks"),
     "rl": ("sft", "tokenizer", "benchmarks"),
     "base_eval": (),
     "chat_eval": (),
@@ -96,6 +101,7 @@ def plan_pretrain(request: Request) -> Planned:
         execution=execution,
         sources={**sources, **bundle},
         folder=folder,
+        store=asked.inputs.store,
         notes=(*asked.found.notes, *((warning,) if warning else ())),
         lineage=lineage,
         looks=looks,
@@ -120,6 +126,7 @@ def plan_sft(request: Request) -> Planned:
             f"nothing says which text {model.model} was trained on; name its shards with --shards"
         )
     sources = {"pretrain": asked.inputs.model_source(model), "tokenizer": _tokenizer(model)}
+    sources |= _benchmarks(asked) if reads_files(recipe) else {}
     return Planned(
         kind="sft",
         station="sft",
@@ -127,6 +134,7 @@ def plan_sft(request: Request) -> Planned:
         execution=execution,
         sources={**sources, "shards": shards},
         folder=_folder(asked, "sft", asked.option("model_tag") or _tag(model, config)),
+        store=asked.inputs.store,
         notes=tuple(asked.found.notes),
         lineage=_lineage(asked, model),
         overwrite=bool(asked.option("overwrite")),
@@ -154,6 +162,7 @@ def plan_rl(request: Request) -> Planned:
         execution=asked.execution,
         sources=sources,
         folder=_folder(asked, "rl", asked.option("model_tag") or _tag(model, config)),
+        store=asked.inputs.store,
         notes=tuple(asked.found.notes),
         lineage=_lineage(asked, model),
         overwrite=bool(asked.option("overwrite")),
@@ -182,7 +191,9 @@ def plan_base_eval(request: Request, parts: tuple[str, ...], kind: str) -> Plann
         execution=asked.execution,
         sources=sources,
         folder=_folder(asked, kind, _eval_tag(model, _config(model))),
+        store=asked.inputs.store,
         notes=tuple(asked.found.notes),
+        fresh=bool(asked.option("fresh")),
     )
 
 
@@ -211,7 +222,9 @@ def plan_chat_eval(request: Request) -> Planned:
         execution=asked.execution,
         sources=sources,
         folder=_folder(asked, "chat_eval", f"{name}-{_eval_tag(model, _config(model))}"),
+        store=asked.inputs.store,
         notes=tuple(asked.found.notes),
+        fresh=bool(asked.option("fresh")),
     )
 
 

@@ -112,10 +112,18 @@ PRETRAIN = (
          fields={"checkpoint_every": 1}, without_effect=(-1,)),
 )  # fmt: skip
 
+_DATA = Flag(
+    "data", str, "option",
+    "folder with the files of benchmarks (gsm8k-train.jsonl ...), or an artifact; default: the "
+    "newest of the store",
+    metavar="NAME",
+)  # fmt: skip
+
 SFT = (
     *COMMON,
     *TRACKING,
     CHECKPOINT,
+    _DATA,
     Flag("shards", str, "option", "shards whose questions are asked; default: those that the base "
          "model was trained on", metavar="NAME"),
     Flag("model-tag", str, "option", "tag of the base model, and of the result", metavar="TAG"),
@@ -180,10 +188,11 @@ _EVAL_BUNDLE = Flag(
     "folder or zip with the official CORE tasks; default: tasks made of held-out documents",
     metavar="PATH",
 )  # fmt: skip
+_FRESH = Flag("fresh", bool, "option", "ask again what earlier evaluations have asked already")
 _SHARDS = Flag("shards", str, "option", "shards with the held-out documents", metavar="NAME")
 _TOKENS = Flag("tokens", str, "option", "tokens with the held-out rows", metavar="NAME")
 
-CORE = (*_BASE_EVAL, _MAX_PER_TASK, _EVAL_BUNDLE, _SHARDS)
+CORE = (*_BASE_EVAL, _MAX_PER_TASK, _EVAL_BUNDLE, _SHARDS, _FRESH)
 
 BPB = (
     *_BASE_EVAL,
@@ -200,15 +209,9 @@ BASE_EVAL = (
     _TOKENS,
     Flag("split-tokens", int, "recipe", "tokens at most", fields={"validation_tokens": 1}),
     Flag("eval", str, "option", "any of core,bpb,sample", metavar="LIST"),
+    _FRESH,
 )
 """The reference's script base_eval, which is `core`, `bpb` and samples in one."""
-
-_DATA = Flag(
-    "data", str, "option",
-    "folder with the files of benchmarks (gsm8k-train.jsonl ...), or an artifact; default: the "
-    "newest of the store",
-    metavar="NAME",
-)  # fmt: skip
 
 RL = (
     *COMMON,
@@ -287,4 +290,5 @@ CHAT_EVAL = (
          fields={"max_problems": 1}, instead={-1: 0}),
     Flag("allow-weak-sandbox", bool, "execution", "run generated code (HumanEval) where only "
          "limits hold it back", fields={"allow_weak_sandbox": 1}),
+    _FRESH,
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """What nobody needs any more: found here, removed by `sweeping`.
 
 Kept are the artifacts that aliases, the newest runs, given names and unfinished work refer to,
-those that are young, and all that any of them was made from. While a damaged record may have
-named something, that stays, too.
+those that are young, all that any of them was made from, and the scores of these. While a damaged
+record may have named something, that stays, too.
 """
 
 import logging
@@ -28,7 +28,7 @@ from nanochat_core.artifacts.records import (
     manifest_number,
 )
 from nanochat_core.artifacts.store import ArtifactStore
-from nanochat_core.artifacts.types import ArtifactRef, Manifest
+from nanochat_core.artifacts.types import SCORE_STATION, ArtifactRef, Manifest
 from nanochat_core.artifacts.unfinished import Unfinished, local_folder, unfinished_work
 
 log = logging.getLogger(__name__)
@@ -170,6 +170,7 @@ class _Collector:
         folders = list(self._folders())
         roots = [*self._named(kept_works), *(m.ref for f in folders for m in self._young(f))]
         kept = {manifest.ref for manifest in self.ancestry.closure(roots)}
+        kept |= set(_about(folders, kept))
         self._say_missing()
         spoken_of = {_place(ref) for ref in (*roots, *kept, *self.ancestry.missing)}
         removals = [one for folder in folders for one in self._of(folder, kept, spoken_of)]
@@ -353,6 +354,14 @@ def _refs_of(runs: Mapping[str, Mapping[str, Any]]) -> Iterator[ArtifactRef]:
                     yield ArtifactRef.model_validate(station["ref"])
             except ValidationError as error:
                 log.warning("the run %s names something odd: %s", record.get("run"), error)
+
+
+def _about(folders: Iterable[Folder], kept: set[ArtifactRef]) -> Iterator[ArtifactRef]:
+    """Scores of what is kept: nothing is made from them, and so nothing else names them."""
+    for folder in folders:
+        for manifest in folder.manifests.values() if folder.place[0] == SCORE_STATION else ():
+            if manifest.input_refs and kept.issuperset(manifest.input_refs.values()):
+                yield manifest.ref
 
 
 def _descendants_first(folders: Mapping[Place, Folder]) -> Iterator[Folder]:

@@ -15,6 +15,9 @@ FORMAT = 1
 RESERVED_NAMES = frozenset({"inprogress", "aliases", "runs", "locks", "cache"})
 """Folders of a store that are no stations."""
 
+SHARD_STATION, SCORE_STATION = "shard", "score"
+"""Single published shards, and scores of single tasks: artifacts beside the line."""
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 

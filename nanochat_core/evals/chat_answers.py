@@ -4,6 +4,7 @@ Shapes: B problems, T positions, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from nanochat_core.benchmarks.base import (
@@ -18,6 +19,10 @@ from nanochat_core.inference.requests import Request
 from nanochat_core.inference.settings import GREEDY
 from nanochat_core.tokenizer.chat_format import MAX_TOKENS, render_prompt, visible_text
 from nanochat_core.tokenizer.tokenizer import Tokenizer
+
+NUM_JUDGES = 2
+"""Replies that are judged at once, beside the engine. More would take from each other the seconds
+that a program has."""
 
 OnDone = Callable[[int], None]
 """Told how many problems are settled; may be told the same number often, and may raise."""
@@ -73,7 +78,7 @@ def pick_letters(
     tokenizer = engine.tokenizer
     letters = {index: _letter_tokens(benchmark, index, tokenizer) for index in indices}
     answers: list[Answer] = []
-    for batch in _batches(_prompts(engine, benchmark, indices), batch_tokens):
+    for batch in _batches(sorted_prompts(engine, benchmark, indices), batch_tokens):
         logits_BV = engine.last_logits([tokens for _, tokens, _ in batch])
         if logits_BV.isnan().any():
             raise TrainingError(
@@ -99,20 +104,38 @@ def write_replies(
 ) -> list[Answer]:
     """Greedy replies, tools included, and what the benchmark gives for them.
 
-    A reply is scored when it ends, while the engine goes on with the others.
+    A reply is judged when it ends, by threads, while the engine goes on with the others: judging
+    code means waiting for its processes.
     """
-    asked = _prompts(engine, benchmark, indices)
-    requests = [
-        Request(tuple(tokens), GREEDY, max_new_tokens, wants_text=False) for _, tokens, _ in asked
-    ]
-    answers: list[Answer] = []
-    # Long replies take minutes: what `on_done` raises for a stop ends them in between.
-    for number, reply in engine.replies(requests, on_step=lambda: on_done(len(answers))):
-        index, _, is_cropped = asked[number]
-        text = visible_text(engine.tokenizer, reply.tokens)
-        answers.append(Answer(index, text, benchmark.score(index, text), is_cropped))
-        on_done(len(answers))
-    return answers
+    asked = sorted_prompts(engine, benchmark, indices)
+    requests = [reply_request(tokens, max_new_tokens) for _, tokens, _ in asked]
+    judged: list[Future[Answer]] = []
+    with ThreadPoolExecutor(NUM_JUDGES) as judges:
+
+        def tell() -> None:
+            on_done(sum(answer.done() for answer in judged))
+
+        try:
+            # Long replies take minutes: what `on_done` raises for a stop ends them in between.
+            for number, reply in engine.replies(requests, on_step=tell):
+                index, _, is_cropped = asked[number]
+                text = visible_text(engine.tokenizer, reply.tokens)
+                judged.append(judges.submit(_judge, benchmark, index, text, is_cropped))
+            for answer in judged:
+                answer.result()
+                tell()
+        finally:
+            judges.shutdown(wait=False, cancel_futures=True)
+    return [answer.result() for answer in judged]
+
+
+def reply_request(prompt_tokens: Sequence[int], max_new_tokens: int) -> Request:
+    """What the engine is asked for a reply that is judged."""
+    return Request(tuple(prompt_tokens), GREEDY, max_new_tokens, wants_text=False)
+
+
+def _judge(benchmark: GenerativeBenchmark, index: int, text: str, is_cropped: bool) -> Answer:
+    return Answer(index, text, benchmark.score(index, text), is_cropped)
 
 
 def _letter_tokens(
@@ -132,19 +155,19 @@ def _letter_tokens(
     return tokens
 
 
-_Prompt = tuple[int, list[int], bool]
+Prompt = tuple[int, list[int], bool]
 """Index of the problem, tokens, whether the end was cut off."""
 
 
-def _prompts(
+def sorted_prompts(
     engine: InferenceEngine, benchmark: Benchmark, indices: Sequence[int]
-) -> list[_Prompt]:
+) -> list[Prompt]:
     """Prompts of like length together, the longest first, so that memory peaks at once."""
     prompts = [_prompt(engine, benchmark, index) for index in indices]
     return sorted(prompts, key=lambda item: -len(item[1]))
 
 
-def _batches(prompts: Sequence[_Prompt], batch_tokens: int) -> Iterator[Sequence[_Prompt]]:
+def _batches(prompts: Sequence[Prompt], batch_tokens: int) -> Iterator[Sequence[Prompt]]:
     """Neighbours as many as fit, padding counted; at least one."""
     first = 0
     while first < len(prompts):
@@ -153,7 +176,7 @@ def _batches(prompts: Sequence[_Prompt], batch_tokens: int) -> Iterator[Sequence
         first += count
 
 
-def _prompt(engine: InferenceEngine, benchmark: Benchmark, index: int) -> _Prompt:
+def _prompt(engine: InferenceEngine, benchmark: Benchmark, index: int) -> Prompt:
     # Half of what a small model can read stays free for the reply.
     limit = min(MAX_TOKENS, engine.model.max_positions // 2)
     asked = prompt(benchmark.conversation(index))

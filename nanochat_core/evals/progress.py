@@ -29,7 +29,7 @@ class EvalProgress:
         """Record how many pieces of this phase are done."""
         if self._stop_requested():
             raise JobStoppedError(
-                "stopped on request; this evaluation will start from its beginning"
+                "stopped on request; this evaluation goes on after the last whole task"
             )
         self._done = min(self._phase_start + done_in_phase, self._total)
         self._file.update(self._done, message)

@@ -4,24 +4,25 @@ What is given is measured: bits per byte with the input `tokens`, tasks with `ev
 of `shards`.
 """
 
-import csv
-import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nanochat_core.config.job import METRICS_FILE, PROGRESS_FILE, JobSpec, Role, StageOutput
+from nanochat_core.config.job import PROGRESS_FILE, JobSpec
 from nanochat_core.data.validation_rows import ValidationRows
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.evals.bits_per_byte import Batch, LossTotals, loss_totals
 from nanochat_core.evals.bundle import Bundle, read_bundle
-from nanochat_core.evals.core import CoreResult, count_examples, evaluate_core, example_rows
+from nanochat_core.evals.core import count_examples, evaluate_core
+from nanochat_core.evals.core_results import CoreResult, TaskResult
+from nanochat_core.evals.kept_scores import KeptScores
 from nanochat_core.evals.progress import EvalProgress
 from nanochat_core.evals.recipes import BaseEvalRecipe
+from nanochat_core.evals.result_files import base_scores, write_base_eval
 from nanochat_core.evals.samples import Sample, draw_samples
-from nanochat_core.evals.score_table import CORE_FILE, SCORES_FILE, core_rows, score_lines
+from nanochat_core.evals.score_table import score_lines
 from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.loading import load_pair
 from nanochat_core.inference.settings import SamplingSettings
@@ -29,7 +30,6 @@ from nanochat_core.jobs.common import StopRequest, run_job_main
 from nanochat_core.jobs.device_rows import DeviceRows, evaluated_rows, rows_of
 from nanochat_core.jobs.hardware import describe_hardware
 from nanochat_core.jobs.in_training import (
-    BUNDLE_FOLDER,
     BUNDLE_INPUT,
     SHARDS_INPUT,
     forward_rows,
@@ -42,8 +42,6 @@ from nanochat_core.training.precision import resolve_compute_dtype
 
 log = logging.getLogger(__name__)
 
-SAMPLES_FILE = "samples.json"
-EXAMPLES_FILE = "examples.csv"
 TOKENS_INPUT = "tokens"
 
 
@@ -59,6 +57,8 @@ class BaseEval:
     tokenizer: Tokenizer
     rows: ValidationRows | None
     bundle: Bundle
+    scores: KeptScores
+    known: Mapping[str, TaskResult]
     progress: EvalProgress
 
     @property
@@ -75,7 +75,7 @@ class BaseEval:
         return loss_totals(self.model, batches, self.tokenizer.token_bytes, self.ranks)
 
     def tasks(self) -> CoreResult:
-        """Every task of the bundle."""
+        """Every task of the bundle; those that are asked now are kept, one by one."""
         self.progress.start_phase()
         return evaluate_core(
             self.model,
@@ -84,8 +84,14 @@ class BaseEval:
             self.ranks,
             max_per_task=self.recipe.max_per_task,
             batch_tokens=self.batch_tokens,
+            known=self.known,
+            on_task=self._keep,
             on_progress=self.progress.update,
         )
+
+    def _keep(self, result: TaskResult) -> None:
+        if self.ranks.is_main:
+            self.scores.keep(result.task.label, result.record(), result.summary())
 
     def samples(self) -> list[Sample]:
         """Completions of the fixed prompts."""
@@ -119,7 +125,7 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
         tasks = evaluation.tasks()
         samples = evaluation.samples() if ranks.is_main else []
     if ranks.is_main:
-        for line in score_lines(scores(loss, tasks)):
+        for line in score_lines(base_scores(numbers_of(loss), tasks)):
             log.info("%s", line)
         publish(evaluation, loss, tasks, samples)
         evaluation.progress.finish()
@@ -141,13 +147,20 @@ def prepare(spec: JobSpec, ranks: Ranks, stop: StopRequest, device_rows: DeviceR
             sequence_len=model.config.sequence_len,
             max_tokens=recipe.validation_tokens,
         )
-    num_examples = count_examples(bundle, recipe.max_per_task)
+    scores = KeptScores.of(spec.inputs)
+    known = scores.known_tasks(bundle)
+    if known:
+        log.info("%d of %d tasks are known already", len(known), len(bundle.tasks))
+    left = Bundle(tuple(task for task in bundle.tasks if task.label not in known))
+    num_examples = count_examples(left, recipe.max_per_task)
     # What one rank does, near enough for a progress bar.
     num_rows = 0 if rows is None else rows.num_rows
     total = (num_rows + num_examples) // ranks.world_size + len(recipe.sample_prompts)
     path = Path(spec.work_folder) / PROGRESS_FILE if ranks.is_main else None
     progress = EvalProgress(path, total, stop)
-    return BaseEval(spec, recipe, ranks, model, config, tokenizer, rows, bundle, progress)
+    return BaseEval(
+        spec, recipe, ranks, model, config, tokenizer, rows, bundle, scores, known, progress
+    )
 
 
 def make_bundle(spec: JobSpec, recipe: BaseEvalRecipe, ranks: Ranks) -> Bundle:
@@ -164,61 +177,23 @@ def publish(
 ) -> None:
     """Write scores, samples and the record of every example, and `outputs.json` last."""
     output = Path(evaluation.spec.output_folder)
-    values = scores(loss, tasks)
-    write_json(output / SCORES_FILE, values)
-    write_json(output / SAMPLES_FILE, [sample.record() for sample in samples])
-    write_csv(output / EXAMPLES_FILE, example_rows(tasks))
-    metrics: dict[str, float] = {} if loss is None else {"val/bpb": loss.bits_per_byte}
-    metrics |= task_scores(tasks)
-    # One line that goes on where the metrics of pretraining end.
-    step = evaluation.config.get("plan", {}).get("num_iterations")
-    line = json.dumps({"step": step, **metrics}) + "\n"
-    (output / METRICS_FILE).write_text(line, encoding="utf-8")
-    files: dict[str, Role] = {SCORES_FILE: "result", SAMPLES_FILE: "result"}
-    files |= {EXAMPLES_FILE: "record", METRICS_FILE: "record"}
-    if tasks.tasks:
-        write_csv(output / CORE_FILE, core_rows(values))
-        files[CORE_FILE] = "record"
-    bundle_files = (path for path in (output / BUNDLE_FOLDER).rglob("*") if path.is_file())
-    files |= {path.relative_to(output).as_posix(): "record" for path in sorted(bundle_files)}
-    StageOutput(
-        files=files,
-        metrics=metrics,
-        provenance=describe_hardware(evaluation.ranks, evaluation.model.compute_dtype),
-    ).save(output)
+    records = [sample.record() for sample in samples]
+    written = write_base_eval(output, numbers_of(loss), tasks, records, config=evaluation.config)
+    provenance = describe_hardware(evaluation.ranks, evaluation.model.compute_dtype)
+    known = {"known_scores": sorted(evaluation.known)}
+    written.model_copy(update={"provenance": provenance | known}).save(output)
 
 
-def scores(loss: LossTotals | None, tasks: CoreResult) -> dict[str, Any]:
-    """The content of scores.json."""
-    values: dict[str, Any] = {}
-    if loss is not None:
-        values = {
-            "val/bpb": loss.bits_per_byte,
-            "val/loss": loss.nats_per_token,
-            "val/tokens": loss.num_targets,
-            "val/bytes": loss.num_bytes,
-        }
-    summaries = {task.task.label: task.summary() for task in tasks.tasks}
-    return {**values, **task_scores(tasks), "tasks": summaries}
-
-
-def task_scores(tasks: CoreResult) -> dict[str, float]:
-    """The score of all tasks under its name, with its standard error; empty without tasks."""
-    if not tasks.tasks:
+def numbers_of(loss: LossTotals | None) -> dict[str, float | int]:
+    """What scores.json says of bits per byte."""
+    if loss is None:
         return {}
-    name = tasks.metric_name
-    return {name: tasks.score, f"{name}/stderr": tasks.score_stderr}
-
-
-def write_csv(path: Path, rows: Iterable[list[str]]) -> None:
-    """Write rows, a header first."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON that people can read."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {
+        "val/bpb": loss.bits_per_byte,
+        "val/loss": loss.nats_per_token,
+        "val/tokens": loss.num_targets,
+        "val/bytes": loss.num_bytes,
+    }
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ from nanochat_core.distributed.collectives import agree_any, barrier
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import DataError, JobStoppedError
 from nanochat_core.evals.bundle import Bundle, read_bundle
-from nanochat_core.evals.core import CoreResult, TaskResult, evaluate_core
+from nanochat_core.evals.core import evaluate_core
 from nanochat_core.evals.core_prompts import build_prompts, keep_examples
+from nanochat_core.evals.core_results import CoreResult, TaskResult
 from nanochat_core.evals.looks import TrainingLooks
 from nanochat_core.evals.recipes import BaseEvalRecipe
+from nanochat_core.evals.result_files import BUNDLE_FOLDER
 from nanochat_core.evals.samples import draw_samples
 from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.settings import GREEDY
@@ -34,7 +36,6 @@ from nanochat_core.training.state import TrainState
 log = logging.getLogger(__name__)
 
 BUNDLE_INPUT, SHARDS_INPUT = "eval_bundle", "shards"
-BUNDLE_FOLDER = "bundle"
 CHECKED_EXAMPLES = 8
 MAX_LOGITS = 2**29
 """Of one forward pass: it is not compiled, so several float32 copies of 2 GiB each exist."""

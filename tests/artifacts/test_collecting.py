@@ -15,6 +15,7 @@ from nanochat_core.artifacts.records import Manifests, manifest_path
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.sweeping import sweep
 from nanochat_core.artifacts.transfer import plan_transfer
+from nanochat_core.artifacts.types import SCORE_STATION
 from nanochat_core.artifacts.unfinished import being_made
 from nanochat_core.errors import ArtifactNotFoundError, DamagedFileError
 
@@ -32,6 +33,17 @@ def test_what_an_alias_names_is_kept_with_all_that_it_was_made_from(
         assert store.files.names(f"{ref.station}/{ref.fingerprint}") == ()
     assert_whole(store)
     assert collect(store).removals == ()
+
+
+def test_scores_stay_as_long_as_the_model_that_they_are_about(local_store: ArtifactStore) -> None:
+    scratch = Path(local_store.url).parent / "made"
+    kept, doomed = (make_family(local_store, scratch, seed=seed) for seed in (0, 1))
+    local_store.set_alias("latest", kept["sft"])
+    of_kept = make(local_store, SCORE_STATION, scratch, pretrain=kept["pretrain"])
+    make(local_store, SCORE_STATION, scratch, pretrain=doomed["pretrain"])
+    collect(local_store)
+    assert list(local_store.list(SCORE_STATION)) == [of_kept]
+    assert_whole(local_store)
 
 
 def test_an_old_artifact_goes_only_when_nothing_kept_needs_it(local_store: ArtifactStore) -> None:

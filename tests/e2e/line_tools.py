@@ -203,7 +203,7 @@ class Line:
 
     def digests(self) -> dict[str, str]:
         """Station -> digest of its newest artifact."""
-        return {ref.station: ref.digest for ref in self.store.list()}
+        return {r.station: r.digest for r in self.store.list() if r.station in STATIONS}
 
     def checkpoint_folders(self, station: str = "*") -> list[Path]:
         pattern = Path("inprogress", station, "*", "*", "work", "checkpoints", "step-*")

@@ -11,6 +11,7 @@ from typing import Any
 from fleet_tools import Member
 from s3_server import S3Server
 
+from flows.presets import STATIONS
 from nanochat_core.artifacts.store import ArtifactStore
 
 _CHECKPOINT = re.compile(r"inprogress/(?P<station>\w+)/.*/step-(?P<step>\d+)[^/]*/manifest\.json$")
@@ -80,7 +81,7 @@ def looking_into(server: S3Server, url: str, cache: Path) -> Iterator[ArtifactSt
 
 def digests(store: ArtifactStore) -> dict[str, str]:
     """Station -> digest of its newest artifact."""
-    return {ref.station: ref.digest for ref in store.list()}
+    return {ref.station: ref.digest for ref in store.list() if ref.station in STATIONS}
 
 
 def last_record(store: ArtifactStore) -> dict[str, Any]:
