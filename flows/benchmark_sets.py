@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from flows.presets import Preset
 from nanochat_core.benchmarks.files import expected_files
 from nanochat_core.benchmarks.names import FROM_FILES, FileName
+from nanochat_core.benchmarks.official_files import CORE_FILE
 from nanochat_core.benchmarks.pools import part_files
 from nanochat_core.config.base import Recipe
 from nanochat_core.conversation.recipes import SET_KINDS, MixturePart
@@ -12,21 +13,25 @@ from nanochat_core.data.benchmark_files import OwnFile, resolve_benchmark_files,
 from nanochat_core.data.conversation_files import check_conversations
 from nanochat_core.data.recipes import BenchmarksRecipe
 from nanochat_core.errors import ConfigError
-from nanochat_core.evals.recipes import ChatEvalRecipe
+from nanochat_core.evals.recipes import BaseEvalRecipe, ChatEvalRecipe
 from nanochat_core.training.recipes import RlRecipe, SftRecipe
 
-KNOWN_FILES = tuple(
-    file
-    for name in dict.fromkeys((*FROM_FILES, *SET_KINDS))
-    for split in ("train", "test")
-    for file in expected_files(name, split)
+KNOWN_FILES = (
+    CORE_FILE,
+    *(
+        file
+        for name in dict.fromkeys((*FROM_FILES, *SET_KINDS))
+        for split in ("train", "test")
+        for file in expected_files(name, split)
+    ),
 )
 
 
 def with_benchmarks(preset: Preset, folder: str, conversations: Sequence[str] = ()) -> Preset:
     """The preset with the files of a folder and with own conversations (`FILE` or `FILE@EPOCHS`).
 
-    Tests that the folder has are put to the chat models, too. Of the parts of the mixture that
+    Tests that the folder has are put to the chat models, too, and the tasks of CORE to the base
+    model instead of those of held-out text. Of the parts of the mixture that
     are read from files, those stay whose file is there; own conversations are parts of their own,
     checked line by line here.
     """
@@ -37,13 +42,15 @@ def with_benchmarks(preset: Preset, folder: str, conversations: Sequence[str] = 
         check_conversations(file.place)
     names = {file.name for file in (*found, *own_files)}
     recipes = preset.recipes
-    changed = {
+    changed: dict[str, Recipe] = {
         station: _asking_also(getattr(recipes, station), tests_in(names))
         for station in ("chat_eval_sft", "chat_eval_rl")
     }
     files = BenchmarksRecipe(files=(*found, *own_files))
-    sft = _taught(recipes.sft, names, own)
-    recipes = recipes.model_copy(update={"benchmarks": files, "sft": sft, **changed})
+    changed["sft"] = _taught(recipes.sft, names, own)
+    if CORE_FILE in names:
+        changed["base_eval"] = recipes.base_eval.model_copy(update={"core_bundle": CORE_FILE})
+    recipes = recipes.model_copy(update={"benchmarks": files, **changed})
     return preset.model_copy(update={"recipes": recipes})
 
 
@@ -87,6 +94,8 @@ def reads_files(recipe: Recipe) -> bool:
         return recipe.task in FROM_FILES
     if isinstance(recipe, SftRecipe):
         return bool(recipe.mixture.read_parts)
+    if isinstance(recipe, BaseEvalRecipe):
+        return bool(recipe.core_bundle)
     return isinstance(recipe, ChatEvalRecipe) and not set(FROM_FILES).isdisjoint(recipe.benchmarks)
 
 

@@ -23,12 +23,12 @@ def follow(line: AnyLine[Made]) -> Made | None:
     ids = line.make(tokens, shards=text, tokenizer=words)
     tests = line.make(benchmarks)
     base = line.make(pretrain, tokens=ids, tokenizer=words)
-    scores = line.make(base_eval, pretrain=base, tokenizer=words, tokens=ids, shards=text)
+    made = {"shards": text, "tokenizer": words, "tokens": ids, "pretrain": base}
+    scores = line.make(base_eval, **made, benchmarks=tests)
     chat = line.make(sft, pretrain=base, tokenizer=words, shards=text, benchmarks=tests)
     before = line.make(chat_eval_sft, sft=chat, tokenizer=words, benchmarks=tests)
     better = line.make(rl, sft=chat, tokenizer=words, benchmarks=tests)
     after = line.make(chat_eval_rl, rl=better, tokenizer=words, benchmarks=tests)
-    made = {"shards": text, "tokenizer": words, "tokens": ids, "pretrain": base}
     made |= {"base_eval": scores, "sft": chat, "chat_eval_sft": before}
     line.make(report, **made, rl=better, chat_eval_rl=after)
     return line.release(better)

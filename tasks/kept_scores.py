@@ -20,6 +20,7 @@ from nanochat_core.config.job import JobSpec, StageOutput
 from nanochat_core.data.eval_bundle import build_heldout_bundle
 from nanochat_core.errors import ConfigError, DataError, StationBusyError, StoreError
 from nanochat_core.evals.bundle import Bundle, read_bundle
+from nanochat_core.evals.bundle_places import open_bundle
 from nanochat_core.evals.chat_problems import (
     BENCHMARKS_INPUT,
     asked_benchmarks,
@@ -183,9 +184,12 @@ def asked_of(spec: JobSpec, store: ArtifactStore, refs: Mapping[str, ArtifactRef
 
 
 def _with_bundle(spec: JobSpec, recipe: BaseEvalRecipe) -> tuple[JobSpec, Bundle]:
-    """The tasks that are given, or some made of held-out text, or none."""
+    """The tasks that are given, or those of CORE, or some made of held-out text, or none."""
     if "eval_bundle" in spec.inputs:
         return spec, read_bundle(spec.input("eval_bundle"))
+    if recipe.core_bundle:
+        archive = spec.input(BENCHMARKS_INPUT) / recipe.core_bundle
+        return _given(spec, *open_bundle(archive, Path(spec.work_folder)))
     if "shards" not in spec.inputs:
         return spec, Bundle(())
     folder = Path(spec.output_folder) / BUNDLE_FOLDER
@@ -195,8 +199,12 @@ def _with_bundle(spec: JobSpec, recipe: BaseEvalRecipe) -> tuple[JobSpec, Bundle
         log.debug("the job will say that there are no tasks: %s", error)
         shutil.rmtree(folder, ignore_errors=True)
         return spec, Bundle(())
+    return _given(spec, folder, read_bundle(folder))
+
+
+def _given(spec: JobSpec, folder: Path, bundle: Bundle) -> tuple[JobSpec, Bundle]:
     inputs = {**spec.inputs, "eval_bundle": str(folder)}
-    return spec.model_copy(update={"inputs": inputs}), read_bundle(folder)
+    return spec.model_copy(update={"inputs": inputs}), bundle
 
 
 def _chat_requests(spec: JobSpec, recipe: ChatEvalRecipe, who: ScoredModel) -> dict[str, Request]:

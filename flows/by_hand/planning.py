@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from flows.benchmark_sets import reads_files
 from flows.by_hand.asking import Asked, Request, ask, fit_batch
-from flows.by_hand.bundles import open_bundle
 from flows.by_hand.flags import check_inherited
 from flows.by_hand.folders import RunFolder, RunRecord, flat_fields, newest_step
 from flows.by_hand.inputs import Source, folder_identity, tokens_and_tokenizer
@@ -23,6 +22,7 @@ from nanochat_core.config.base import Recipe
 from nanochat_core.config.execution import Execution
 from nanochat_core.data.token_files import TokenIndex
 from nanochat_core.errors import CheckpointError, ConfigError
+from nanochat_core.evals.bundle_places import open_bundle
 from nanochat_core.evals.looks import TrainingLooks
 from nanochat_core.inference.by_hand import check_tag
 from nanochat_core.inference.finding import CHAT_STATIONS, MODEL_FILE, FoundModel

@@ -22,6 +22,9 @@ class BaseEvalRecipe(Recipe):
 
     validation_tokens: int = Field(80 * 524_288, ge=1, description="at most; one pass at most")
     max_per_task: int = Field(0, ge=0, description="examples kept of each task; 0 is all")
+    core_bundle: str = Field(
+        "", description="zip of the CORE tasks among the benchmarks; none: tasks of held-out text"
+    )
     sample_prompts: tuple[str, ...] = DEMO_PROMPTS
     sample_tokens: int = Field(32, ge=0)
     sample_temperature: float = Field(0.7, ge=0, description="of the second sample; 0 is none")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from eval_tools import choice_rows, make_model, make_tokenizer, write_bundle
 
-from flows.by_hand.bundles import open_bundle
 from nanochat_core.config.execution import Execution
 from nanochat_core.config.job import JobSpec, StageOutput
 from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import ConfigError, DataError
+from nanochat_core.evals.bundle_places import open_bundle
 from nanochat_core.evals.recipes import BaseEvalRecipe
 from nanochat_core.inference.loading import save_model
 from nanochat_core.jobs import base_eval

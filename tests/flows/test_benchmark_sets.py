@@ -13,6 +13,7 @@ from flows.benchmark_sets import (
 )
 from flows.overrides import apply_overrides
 from flows.presets import PRESETS, Preset
+from nanochat_core.benchmarks.official_files import CORE_FILE
 from nanochat_core.conversation.recipes import MixturePart
 from nanochat_core.data.recipes import HarvestSource
 from nanochat_core.errors import ConfigError, DataError, UnknownNameError
@@ -133,3 +134,11 @@ def test_parts_are_changed_and_replaced_by_name(own: str) -> None:
         apply_overrides(preset, {"sft.mixture.parts.0.epochs": "4"})
     with pytest.raises(UnknownNameError, match="did you mean gsm8k"):
         apply_overrides(preset, {"sft.mixture.parts.3.kind": "gsm8"})
+
+
+def test_the_zip_of_core_is_asked_by_base_eval_which_then_reads_the_files(tmp_path: Path) -> None:
+    (tmp_path / CORE_FILE).write_bytes(b"zip")
+    recipes = with_benchmarks(TINY, str(tmp_path)).recipes
+    assert recipes.base_eval.core_bundle == CORE_FILE
+    assert reads_files(recipes.base_eval)
+    assert not reads_files(TINY.recipes.base_eval)

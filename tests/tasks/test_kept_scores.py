@@ -1,6 +1,7 @@
 """Scores that are kept: real jobs of small models, in this process, against a real store."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,20 @@ def test_one_more_task_is_the_only_one_that_is_asked(
     assert known(output) == ["one", "two"]
     assert len(evaluations.store.list(SCORE_STATION)) == 3
     assert evaluations.num_jobs == 2
+
+
+def test_the_tasks_of_core_among_the_benchmarks_take_the_place_of_held_out_ones(
+    evaluations: Evaluations, tmp_path: Path
+) -> None:
+    bundle, folder = make_bundle(tmp_path / "eval_bundle", "one", "two"), tmp_path / "benchmarks"
+    folder.mkdir()
+    # With a folder on top, as the published zip has.
+    shutil.make_archive(str(folder / "eval_bundle"), "zip", tmp_path, bundle.name)
+    inputs = {**evaluations.line, "benchmarks": str(folder)}
+    evaluations("base_eval", inputs, core_bundle="eval_bundle.zip")
+    scores = json.loads(*evaluations.files("scores.json"))
+    assert list(scores["tasks"]) == ["one", "two"]
+    assert known(evaluations.tasks(bundle)) == ["one", "two"]
 
 
 def test_without_anything_to_ask_there_is_no_job_and_the_files_are_the_same(

@@ -20,7 +20,7 @@ GOLDEN: dict[str, tuple[Recipe, str]] = {
     "tokenizer": (TokenizerRecipe(), "11bc8ca20fa2a71f"),
     "tokens": (TokensRecipe(), "44136fa355b3678a"),
     "pretrain": (PretrainRecipe(), "62a9407d4f7a7505"),
-    "base_eval": (BaseEvalRecipe(), "e30d2e2db65e2769"),
+    "base_eval": (BaseEvalRecipe(), "a11979ba809098b0"),
     "sft": (SftRecipe(), "e476e75618194480"),
     "rl": (RlRecipe(), "7a51cb1151c3ad6c"),
     "chat_eval_sft": (ChatEvalRecipe(), "56597df6169a4a1f"),

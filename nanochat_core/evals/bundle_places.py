@@ -1,4 +1,4 @@
-"""An evaluation bundle as a folder, wherever the user has it: folder or zip."""
+"""An evaluation bundle as a folder, whatever it is: a folder or a zip (torch-free)."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ LISTING = "core.yaml"
 UNPACKED = "bundles"
 
 
-def open_bundle(text: str, base: Path) -> tuple[Path, Bundle]:
+def open_bundle(text: str | Path, base: Path) -> tuple[Path, Bundle]:
     """The folder of a bundle, and its tasks; a zip is unpacked once, below `base`.
 
     Raises ConfigError for a path that is no bundle, DataError for a malformed one.
@@ -23,7 +23,7 @@ def open_bundle(text: str, base: Path) -> tuple[Path, Bundle]:
     folder = _with_listing(path)
     if folder is None:
         raise ConfigError(
-            f"--eval-bundle {text}: no {LISTING} in there; give the folder or the zip of the CORE "
+            f"{text}: no {LISTING} in there; give the folder or the zip of the CORE "
             "tasks (eval_bundle), with core.yaml, eval_meta_data.csv and eval_data/"
         )
     return folder.absolute(), read_bundle(folder)
