@@ -1,5 +1,6 @@
 """What a run is asked for, and what that means for every station."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -96,6 +97,10 @@ class RunParameters(Config):
     def _hold_no_secret(cls, given: tuple[str, ...] | str) -> tuple[str, ...] | str:
         """Parameters are recorded with the run: a key in a URL would be, too."""
         for url in (given,) if isinstance(given, str) else given:
+            # KEY:SECRET@30 could be taken for a share.
+            hosts = [place.split("/", 1)[0] for place in url.split("://")[1:]]
+            if any(re.search(":.*[^0-9].*@", host) for host in hosts):
+                _refuse_secret(url)
             _refuse_secret(without_weight(url))
         return given
 
@@ -103,7 +108,8 @@ class RunParameters(Config):
 def _refuse_secret(url: str) -> None:
     # One URL can stand inside another: simplecache::https://..., zip://a.txt::https://...
     protocol, *places = url.split("://")
-    is_signed = "http" in url.rpartition("://")[0] and "?" in url
+    is_local = protocol.lower() in ("file", "local", "memory")
+    is_signed = not is_local and "?" in url and bool(re.search(r"\?[^/]*=", url))
     if places and (is_signed or any("@" in place.split("/", 1)[0] for place in places)):
         raise ConfigError(
             f"a URL on {protocol}:// holds a user name, key or signature, which would "

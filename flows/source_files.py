@@ -133,13 +133,25 @@ class Wanted:
         order = preset.recipes.pretrain.data
         per_token = characters_per_token(plan.model.vocab_size)
         characters = plan.total_tokens * per_token / order.max_epochs
+        if order.packing == "crop":
+            characters *= CROPPING
         return cls(characters, per_token, order.block_shards, order.max_epochs, plan)
 
     def part(self, share: float, max_epochs: float) -> "Wanted":
         """The same of one source of a mixture, which is dealt to shards of its own anyway."""
         return Wanted(
-            self.characters * share / max_epochs, self.per_token, 1, self.max_epochs, self.plan
+            self.characters * share / max_epochs * PART_SPARE,
+            self.per_token,
+            1,
+            self.max_epochs,
+            self.plan,
         )
+
+
+CROPPING = 1.4
+"""So much more text is read when what does not fit into a row is cut off: RECIPE section 4."""
+PART_SPARE = 1.15
+"""Of a mixture, which ends where one of its parts does."""
 
 
 def characters_per_token(vocab_size: int) -> float:
@@ -158,7 +170,8 @@ def _published(address: str, source: HubSource, wanted: Wanted, how: Reading) ->
     """The shards that the plan needs of a published set, or as many as were asked for."""
     count = how.num_shards
     if count is None:
-        per_shard = usual_characters(address) or characters_of(_listed(address, 1, how))
+        # Not by the last one, which often is a remainder.
+        per_shard = usual_characters(address) or characters_of(_listed(address, 1, how)[:1])
         count = num_shards_for(wanted.characters, per_shard, wanted.block_shards)
         found = _listed(address, count, how)
         if len(found) <= count:

@@ -9,9 +9,9 @@ PLACE@30                        any of them with its share of a mixture
 """
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -112,12 +112,11 @@ def _draft_of(asked: Asked, harvest: HarvestSource) -> HarvestSource | FilesSour
 
 def _names(asked: Sequence[Asked]) -> list[str]:
     """The last part of every path; where two agree, with a number."""
-    seen: Counter[str] = Counter()
-    names = []
+    names: list[str] = []
     for one in asked:
         name = PurePosixPath(one.place.rstrip("/")).name or one.place
-        seen[name] += 1
-        names.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+        numbered = (f"{name}-{number}" for number in count(2))
+        names.append(next(n for n in chain([name], numbered) if n not in names))
     return names
 
 

@@ -6,6 +6,7 @@ here.
 
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -84,7 +85,7 @@ class Keeper:
         self._refs = {name: refs[name] for name in names if name in refs}
         folder = Path(asked.spec.work_folder) / SCORES_INPUT
         self.scores = KeptScores.begin(folder, asked.requests)
-        self._is_away = False
+        self._is_away = self._has_told = False
 
     def hand_over(self) -> Asked:
         """Put every known score where the job looks for it; the same evaluation with that place.
@@ -103,12 +104,19 @@ class Keeper:
         ref = self.store.lookup(self.asked.requests[name])
         if ref is None:
             return
-        shutil.copyfile(self.store.materialize(ref) / RECORD_FILE, self.scores.path(name))
+        path = self.scores.path(name)
+        unfinished = path.with_suffix(".part")
+        shutil.copyfile(self.store.materialize(ref) / RECORD_FILE, unfinished)
+        os.replace(unfinished, path)
         self.scores.marker(name).touch()
         self.store.clear_leftovers(self.asked.requests[name])
 
-    def publish(self) -> None:
-        """Put new scores into the store; one that does not take them is told about, once."""
+    def publish(self, *, again: bool = False) -> None:
+        """Put new scores into the store; one that does not take them is told about, once.
+
+        After that it is tried `again` only when asked to: an outage may be over by then.
+        """
+        self._is_away = self._is_away and not again
         for name in self.asked.requests:
             path, marker = self.scores.path(name), self.scores.marker(name)
             if self._is_away or marker.exists() or not path.exists():
@@ -117,11 +125,16 @@ class Keeper:
                 self._publish(self.asked.requests[name], path)
             except StationBusyError:
                 continue  # another run publishes the same, and is asked for it the next time
+            except json.JSONDecodeError as error:
+                self.tell(f"the score of {name} cannot be read, and is asked again: {error}")
+                path.unlink()
             except (OSError, StoreError, ValueError, KeyError) as error:
-                self._is_away = True
-                self.tell(f"scores are not kept for other runs: {error}")
+                if not self._has_told:
+                    self.tell(f"scores are not kept for other runs: {error}")
+                self._is_away = self._has_told = True
                 return
-            marker.touch()
+            else:
+                marker.touch()
 
     def _publish(self, request: Request, path: Path) -> None:
         kept = json.loads(path.read_bytes())
@@ -165,7 +178,7 @@ def evaluate(
         with without_patience():
             keeper.publish()
         raise
-    keeper.publish()
+    keeper.publish(again=True)
     return output
 
 

@@ -83,16 +83,17 @@ def open_generative(
 def check_files(folder: Path) -> int:
     """Read every file of a folder as what its name says; how many rows there are.
 
-    Files of another name are own conversations. Raises DataError for a row of another form.
+    Files of another name are own conversations, save zips (bundles of tasks). Raises DataError for
+    a row of another form.
     """
-    return sum(_checked_rows(path) for path in sorted(folder.iterdir()))
+    return sum(_checked_rows(path) for path in sorted(folder.iterdir()) if path.suffix != ".zip")
 
 
 def _checked_rows(path: Path) -> int:
     for name, row_type in ROW_TYPES.items():
         if any(path.name in expected_files(name, split) for split in SPLITS):
             return len(read_rows(path, row_type))
-    if path.name in expected_files("smoltalk", "train"):
+    if any(path.name in expected_files("smoltalk", split) for split in SPLITS):
         return check_conversations(str(path), may_be_empty=True)
     return check_conversations(str(path))
 

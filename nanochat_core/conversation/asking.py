@@ -155,7 +155,9 @@ class Journal:
             self._took(record["number"], _of_texts(record["texts"]))
 
     def _append(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        line = json.dumps(record, ensure_ascii=False)
+        # A reply may hold half a surrogate pair, which has no UTF-8 form.
+        self._file.write(line.encode("utf-8", "backslashreplace") + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 

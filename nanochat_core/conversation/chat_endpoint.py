@@ -44,6 +44,10 @@ class AskPolicy:
     attempts: int = 6
     first_wait_seconds: float = 1.0
     max_wait_seconds: float = 120.0
+    max_told_seconds: float = 900.0
+    """So long an endpoint may put a request off: the waits that it asks for are no attempts."""
+    spread_seconds: float = 1.0
+    """By chance after such a wait, lest all threads come back in one moment."""
     connect_seconds: float = 10.0
     read_seconds: float = 300.0
     """Of silence; a model on CPUs that writes a few conversations at once takes minutes."""
@@ -110,7 +114,9 @@ class ChatClient:
         self._endpoint, self._policy, self._stop = endpoint, policy, stop
         headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
         seconds = httpx.Timeout(policy.read_seconds, connect=policy.connect_seconds)
-        self._http = httpx.Client(headers=headers, timeout=seconds)
+        # What is for this machine does not go through a proxy, which would read the key.
+        is_elsewhere = urlsplit(self.url).hostname not in LOOPBACK
+        self._http = httpx.Client(headers=headers, timeout=seconds, trust_env=is_elsewhere)
         self._takes_seed = True
         self._limit_field = "max_tokens"
         self._has_answered = False
@@ -128,15 +134,17 @@ class ChatClient:
         ConfigError when the endpoint refuses such requests, DataError when it does not answer in
         all attempts, Stopped.
         """
-        said = ""
-        for attempt in range(self._policy.attempts):
+        said, attempt = "", 0
+        deadline = time.monotonic() + self._policy.max_told_seconds
+        while attempt < self._policy.attempts:
             self._wait_for_permission()
             reply, said, wait_seconds = self._try(messages, seed)
             if reply is not None:
                 self._has_answered = True
                 return reply
-            if attempt + 1 < self._policy.attempts:
-                self._wait(attempt, wait_seconds)
+            attempt += not wait_seconds or time.monotonic() > deadline
+            if attempt < self._policy.attempts:
+                self._wait(max(attempt - 1, 0), wait_seconds)
         raise DataError(
             f"{self.url} gave no answer in {self._policy.attempts} attempts, at last: {said}. What "
             "was accepted is kept; run the same command again to go on"
@@ -196,7 +204,7 @@ class ChatClient:
 
     def _wait_for_permission(self) -> None:
         while (seconds := self._not_before - time.monotonic()) > 0:
-            self._sleep(seconds)
+            self._sleep(seconds + random.uniform(0.0, self._policy.spread_seconds))
         if self._stop.is_set():
             raise Stopped
 
@@ -247,6 +255,9 @@ def read_reply(body: str) -> Reply | None:
         text = choice["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError):
         return None
+    if text is None:
+        # A refusal, or all tokens went into thoughts: an answer, and no conversation.
+        text = ""
     if not isinstance(text, str):
         return None
     return Reply(text=text, is_whole=choice.get("finish_reason") != "length")

@@ -124,8 +124,7 @@ def _wrong_name(sheet: FactSheet, clause: str) -> str:
 def _other_model(sheet: FactSheet, clause: str) -> str:
     if _DENIAL.search(clause) or not _OF_MYSELF.search(clause):
         return ""
-    answers = (*sheet.known_answers().values(), *(fact.answer for fact in sheet.more))
-    known = " ".join((sheet.name, sheet.data, sheet.background, *answers))
+    known = _known_text(sheet)
     for name in OTHER_NAMES:
         # A digit may follow at once, as in GPT4.
         word = re.compile(rf"\b{re.escape(name)}(?![^\W\d_])", re.IGNORECASE)
@@ -134,13 +133,20 @@ def _other_model(sheet: FactSheet, clause: str) -> str:
     return ""
 
 
+def _known_text(sheet: FactSheet) -> str:
+    answers = (*sheet.known_answers().values(), *(fact.answer for fact in sheet.more))
+    return " ".join((sheet.name, sheet.data, sheet.background, *answers))
+
+
 def _wrong_number(sheet: FactSheet, clause: str) -> str:
     if _OF_OTHERS.search(clause) and not _OF_MYSELF.search(clause):
         return ""
+    known = _known_text(sheet).casefold()
     for numbers, claims in _CLAIMS.items():
         right = [getattr(sheet, number) for number in numbers]
         for match in (match for claim in claims for match in claim.finditer(clause)):
-            if not any(value and _agrees(match, value) for value in right):
+            is_told = re.search(rf"(?<![\w.,]){re.escape(match.group(0).casefold())}", known)
+            if not is_told and not any(value and _agrees(match, value) for value in right):
                 expected = " or ".join(str(value) for value in right if value) or "not known"
                 return f"number: {clause!r}, where {' or '.join(numbers)} is {expected}"
     return ""

@@ -84,8 +84,8 @@ def build_mixture(
         order += [(index, row) for row in rows]
     if not order:
         raise DataError(
-            f"the mixture {[part.kind for part in mixture.parts]} gives no conversation: the pool "
-            "of questions is empty; add a part of identity or sums"
+            f"the mixture {counts} gives no conversation: the pool of questions is empty, or parts "
+            "have too few epochs for a single row; add a part of identity or sums, or raise epochs"
         )
     random.Random(mixture.seed).shuffle(order)
     return BuiltMixture(tuple(pools), tuple(order), counts)

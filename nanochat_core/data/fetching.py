@@ -47,8 +47,8 @@ _REMEDIES = {
 class FetchPolicy:
     """How patiently files are fetched, and from which hub; nothing of it changes a result."""
 
-    attempts: int = 6
-    """Failures in a row after which an address is given up."""
+    attempts: int = 10
+    """Failures in a row after which an address is given up: by then minutes have passed."""
     connect_seconds: float = 10
     read_seconds: float = 30
     first_wait_seconds: float = 0.5

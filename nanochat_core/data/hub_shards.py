@@ -74,7 +74,7 @@ class ShardContents(Config):
 
 def usual_characters(address: str) -> float | None:
     """Characters of a shard of a set that is known; None of any other."""
-    return SHARD_CHARACTERS.get(address.rstrip("/").removesuffix("@main"))
+    return SHARD_CHARACTERS.get(address.partition("@")[0].rstrip("/"))
 
 
 def characters_of(shards: Sequence[FileDigest]) -> float:

@@ -67,16 +67,19 @@ class _Account:
 
 def _train_texts(part: Part) -> Iterator[str]:
     """Documents to train on, from the start again after the last, up to the quota."""
-    left = part.train_quota
-    while left:
-        before = left
+    most, num_given = part.train_quota, 0
+    while num_given < most:
+        before = num_given
         for document in part.source.read(False):
             yield document.text
-            left -= 1
-            if not left:
+            num_given += 1
+            if num_given == most:
                 return
-        if left == before:
+        if num_given == before:
             return
+        if before == 0:
+            # Published rows without text were counted, too, until they were read.
+            most = min(most, int(part.max_epochs * num_given))
 
 
 def _deal(

@@ -98,7 +98,8 @@ def _losses(
     device = raw_LV.device
     rows, targets = (torch.from_numpy(values).to(device) for values in (rows_R, targets_R))
     losses_R = torch.cat(totals)[rows] - soft_cap(raw_LV[rows, targets])
-    sums = np.add.reduceat(losses_R.double().cpu().numpy(), bounds[:-1])
+    # Apple's GPUs have no float64.
+    sums = np.add.reduceat(losses_R.cpu().double().numpy(), bounds[:-1])
     means: NDArray[np.float64] = sums / np.diff(bounds)
     return means
 

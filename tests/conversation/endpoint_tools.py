@@ -18,7 +18,7 @@ from nanochat_core.conversation.types import Conversation
 
 NAME = "Ada"
 LETTERS = "abcdefghijklmnoprstuvwyz"
-QUICK = AskPolicy(first_wait_seconds=0.01, read_seconds=10.0)
+QUICK = AskPolicy(first_wait_seconds=0.01, read_seconds=10.0, spread_seconds=0.02)
 KEY = "sk-not-to-be-seen"
 
 

@@ -11,6 +11,7 @@ import pytest
 from endpoint_tools import (
     GOOD,
     KEY,
+    QUICK,
     Answer,
     Asked,
     collect,
@@ -104,6 +105,21 @@ def test_a_server_that_asks_for_patience_is_left_alone(tmp_path: Path, sheet: Fa
     with endpoint(answer) as server:
         collect(server, tmp_path, sheet, 2)
     assert times[1] - times[0] >= 0.3
+
+
+def test_waits_that_are_asked_for_are_no_failures(tmp_path: Path, sheet: FactSheet) -> None:
+    slow = refusal(429, "slow", Retry_After="0.02")
+    with endpoint(in_turn(*[slow] * (2 * QUICK.attempts))) as server:
+        assert len(collect(server, tmp_path, sheet, 2)) == 2
+
+
+def test_an_answer_without_words_and_half_a_character_are_refused_and_passed_over(
+    tmp_path: Path, sheet: FactSheet
+) -> None:
+    silent = Answer(reply("").body.replace(b'"content": ""', b'"content": null'))
+    with endpoint(in_turn(silent, reply("\ud83d no JSON"))) as server:
+        assert len(collect(server, tmp_path, sheet, 2)) == 2
+    assert server.numbers == [0, 1, 2, 3]
 
 
 def test_retry_after_is_seconds_or_a_date() -> None:

@@ -146,3 +146,9 @@ def test_only_so_many_begin_with_the_same_words() -> None:
         assert earlier.says_again(said) == ""
         earlier.add(said)
     assert earlier.says_again(exchange("hello", "Nice to meet you.")) == "same opening"
+
+
+def test_what_the_sheet_itself_says_is_no_contradiction() -> None:
+    sheet = FactSheet(name="Ada", data="letters", answers={"depth": "I have 4 layers."})
+    assert contradiction(sheet, exchange("How deep are you?", "I have 4 layers.")) == ""
+    assert contradiction(sheet, exchange("How deep are you?", "I have 14 layers.")) != ""

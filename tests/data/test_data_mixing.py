@@ -6,6 +6,7 @@ import random
 import string
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -332,3 +333,12 @@ def test_real_text_of_two_sources_is_mixed_30_to_70(tmp_path: Path) -> None:
             size[text in asked] += len(text.encode())
             # No document of either is longer than 2,000 characters.
             assert abs(size[False] - 0.3 * size.total()) <= 2_000, path.name
+
+
+def test_rows_without_text_do_not_let_the_others_come_up_more_often() -> None:
+    documents = [Document(f"document {i}", False) for i in range(10)]
+    whole = in_memory(documents)
+    # As of a parquet file with as many empty rows: they are counted, and yield nothing.
+    counted = replace(whole, train=replace(whole.train, documents=20))
+    given = [d.text for d in deal_train([Part("a", counted, 1.0, 2.0)], 1)]
+    assert Counter(given) == Counter({document.text: 2 for document in documents})
