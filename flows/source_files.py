@@ -4,14 +4,15 @@ Here it is decided how many shards a run needs, and refused what cannot be had.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flows.forecast.amounts import CHARACTERS_PER_TOKEN
 from flows.presets import Preset
 from flows.sources import Asked
 from nanochat_core.artifacts.store import ArtifactStore, only_read
-from nanochat_core.data.hub import choose_shards, list_shards
+from nanochat_core.artifacts.types import Manifest
+from nanochat_core.data.hub import choose_shards, is_whole_set, list_shards
 from nanochat_core.data.hub_shards import (
     USUAL_CHARACTERS,
     HubAccess,
@@ -51,6 +52,8 @@ class Reading:
     """Whether the run goes on to pretraining."""
     hashed: bool = True
     """Whether own text is hashed; published shards are looked up in any case."""
+    is_part: bool = False
+    """Whether a set is one of a mixture, whose number of shards is another."""
 
 
 def with_files(preset: Preset, asked: Sequence[Asked], plan: TrainingPlan, how: Reading) -> Preset:
@@ -69,7 +72,7 @@ def with_files(preset: Preset, asked: Sequence[Asked], plan: TrainingPlan, how: 
         recipe = ShardsRecipe(source=found, num_shards=len(found.files) - 1)
     elif isinstance(source, MixtureSource):
         number = how.num_shards or _enough_to_deal_to(recipe, source, wanted)
-        mixed = _mixed(asked, source, wanted, replace(how, num_shards=None))
+        mixed = _mixed(asked, source, wanted, replace(how, num_shards=None, is_part=True))
         recipe = recipe.model_copy(update={"source": mixed, "num_shards": number})
     elif isinstance(source, FilesSource) and how.hashed:
         places = [one.place for one in asked]
@@ -203,13 +206,15 @@ def _listed(address: str, num_train: int, how: Reading) -> list[FileDigest]:
     """The first shards of a set, and its last one."""
     if how.offline and not is_local(address):
         known = known_shards(only_read(how.store_url), address)
-        if num_train > len(known) - 1:
+        if num_train > len(known) - 1 and not is_whole_set([file.name for file in known]):
+            fewer = f"shards.num_shards={len(known) - 1}"
+            if how.is_part:
+                fewer = "a smaller share or fewer steps (pretrain.num_iterations)"
             raise DataError(
                 f"the run is offline and needs {num_train:,} train shards of {address}, of which "
-                f"the store knows {len(known) - 1:,}; run once online, or set shards.num_shards="
-                f"{len(known) - 1}"
+                f"the store knows {len(known) - 1:,}; run once online, or set {fewer}"
             )
-        return [*known[:num_train], known[-1]]
+        return [*known[:-1][:num_train], known[-1]]
     policy = replace(how.access.policy, attempts=LISTING_ATTEMPTS)
     return list_shards(address, policy=policy, headers=how.access.headers, num_train=num_train)
 
@@ -218,15 +223,22 @@ def known_shards(store: ArtifactStore, address: str) -> list[FileDigest]:
     """The shards of a set that the store knows from earlier runs, in order, validation last."""
     best: tuple[FileDigest, ...] = ()
     for ref in store.list("shards"):
-        manifest = store.manifest(ref)
-        named = manifest.provenance.get("addresses") or [""]
-        source = manifest.recipe.get("source", {})
-        if named[0].rstrip("/") == address.rstrip("/") and source.get("kind") == "hub":
-            files = HubSource.model_validate(source).files
-            best = max(best, files, key=len)
+        for place, source in _published_in(store.manifest(ref)):
+            if place.rstrip("/") == address.rstrip("/"):
+                best = max(best, source.files, key=len)
     if not best:
         raise DataError(
             f"the run is offline, and the store has no shards of {address}; run once online, or "
             "name a folder that has them, as in --source shards:FOLDER"
         )
     return list(best)
+
+
+def _published_in(made: Manifest) -> Iterator[tuple[str, HubSource]]:
+    """Sets of published shards in an artifact, alone or in a mixture, and where they are from."""
+    source = made.recipe.get("source", {})
+    sources = [part["source"] for part in source.get("parts", ())] or [source]
+    # A set that is alone has mirrors after its place.
+    for place, one in zip(made.provenance.get("addresses", ()), sources, strict=False):
+        if one.get("kind") == "hub":
+            yield place, HubSource.model_validate(one)

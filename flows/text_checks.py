@@ -1,12 +1,20 @@
-"""Own text that cannot be read, or is too little for the steps: refused before a run starts."""
+"""Text that cannot be read, or is too little for the steps: refused before a run starts."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from flows.checks import plan
+from flows.forecast.amounts import (
+    DISTRIBUTION_CHARACTERS,
+    DOCUMENT_CHARACTERS,
+    STANDARD_LIBRARY_CHARACTERS,
+)
 from flows.presets import Preset
+from flows.source_files import UNSURE, characters_per_token
 from flows.sources import Asked
-from nanochat_core.data.recipes import FilesSource, MixtureSource
+from nanochat_core.data.distributions import DISTRIBUTIONS
+from nanochat_core.data.recipes import FilesSource, HarvestSource, MixturePart, MixtureSource
 from nanochat_core.data.sources import (
     check_first_documents,
     list_source,
@@ -77,26 +85,58 @@ def check_enough_text(asked: Sequence[Asked], preset: Preset) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Amount:
+    """How much text a part of a mixture has: the tokens that it makes at most, and in words."""
+
+    most_tokens: float
+    told: str
+    remedy: str = ""
+
+
 def _check_parts(asked: Sequence[Asked], mixture: MixtureSource, preset: Preset) -> None:
     """Refuse a mixture that one of its texts ends far too early: shares are kept to the end."""
     planned = plan(preset)
     epochs = preset.recipes.pretrain.data.max_epochs
     total = sum(part.weight for part in mixture.parts)
-    for one, part in zip(asked, mixture.parts, strict=True):
-        is_text = isinstance(part.source, FilesSource)
-        num_bytes = num_text_bytes(list_source([one.place])) if is_text else None
-        if num_bytes is None:
+    for number, (one, part) in enumerate(zip(asked, mixture.parts, strict=True)):
+        share = part.weight / total
+        amount = _amount_of(one, part, planned.total_tokens / epochs * share, preset)
+        if amount is None:
             continue
-        mixed = num_bytes * part.max_epochs * total / part.weight
-        if planned.total_tokens > MAX_TOKENS_PER_BYTE * mixed * epochs:
-            wanted = planned.total_tokens / epochs * USUAL_BYTES_PER_TOKEN * part.weight / total
+        mixed = amount.most_tokens * part.max_epochs / share
+        if planned.total_tokens > mixed * epochs:
             raise DataError(
                 f"training reads {planned.total_tokens:,} tokens, of which {part.name} is to be "
-                f"{part.weight / total:.0%}, and it holds {num_bytes:,} bytes; the mixture ends "
-                f"where it has no more. Give about {wanted / 1e6:.2g} MB of it, a smaller share, "
-                "or let it be read more often with --set shards.source.parts."
-                f"{mixture.parts.index(part)}.max_epochs=N (now {part.max_epochs:g})"
+                f"{share:.0%}, and it holds {amount.told}; the mixture ends where it has no more. "
+                f"{amount.remedy} a smaller share, or let it be read more often with --set "
+                f"shards.source.parts.{number}.max_epochs=N (now {part.max_epochs:g})"
             )
+
+
+def _amount_of(
+    asked: Asked, part: MixturePart, wanted_tokens: float, preset: Preset
+) -> _Amount | None:
+    """Of own text by its size, of documentation about; None where that cannot be told yet."""
+    if isinstance(part.source, HarvestSource):
+        characters = _documentation(preset)
+        tokens = characters / characters_per_token(preset.recipes.tokenizer.vocab_size)
+        told = f"about {characters / 1e6:.2g} MB of text"
+        return _Amount(UNSURE * tokens, told, "Give it")
+    if not isinstance(part.source, FilesSource):
+        return None
+    num_bytes = num_text_bytes(list_source([asked.place]))
+    if num_bytes is None:
+        return None
+    wanted = wanted_tokens * USUAL_BYTES_PER_TOKEN
+    remedy = f"Give about {wanted / 1e6:.2g} MB of it,"
+    return _Amount(MAX_TOKENS_PER_BYTE * num_bytes, f"{num_bytes:,} bytes", remedy)
+
+
+def _documentation(preset: Preset) -> float:
+    """Characters of prose in all that the harvest may read, about; nothing is opened for it."""
+    found = STANDARD_LIBRARY_CHARACTERS + DISTRIBUTION_CHARACTERS * len(DISTRIBUTIONS)
+    return min(found, preset.recipes.shards.max_documents * DOCUMENT_CHARACTERS or found)
 
 
 def _measured(places: Sequence[str], source: FilesSource, preset: Preset) -> TextAmount:

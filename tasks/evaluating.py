@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-from collections.abc import Callable
 from functools import partial
 
 from nanochat_core.config.job import JobSpec, StageOutput
@@ -16,13 +15,9 @@ from tasks.torchrun import run_job
 def evaluated(work: StageWork, module: str) -> StageOutput:
     """The output of a job that evaluates; a forced stage asks everything again."""
 
-    def run(spec: JobSpec, keep: Callable[[], None]) -> StageOutput:
-        def watch() -> None:
-            work.lease.check()
-            keep()
-
+    def run(spec: JobSpec) -> StageOutput:
         with CancelWatch():
-            return run_job(module, spec, report=work.report, watch=watch)
+            return run_job(module, spec, report=work.report, watch=work.lease.check)
 
     if work.call.force and work.call.attempts == 1:
         # An interrupted run may have put scores there that it had found known.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.artifacts.store import ArtifactStore
-from nanochat_core.artifacts.threads import in_threads, without_patience
+from nanochat_core.artifacts.threads import in_threads
 from nanochat_core.artifacts.types import ArtifactRef, Request
 from nanochat_core.config.job import JobSpec, StageOutput
 from nanochat_core.data.eval_bundle import build_heldout_bundle
@@ -44,12 +44,12 @@ from nanochat_core.evals.kept_scores import (
 )
 from nanochat_core.evals.recipes import BaseEvalRecipe, ChatEvalRecipe
 from nanochat_core.evals.result_files import BUNDLE_FOLDER, write_base_eval, write_chat_eval
+from tasks.score_publishing import publishing
 
 log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
-RunJob = Callable[[JobSpec, Callable[[], None]], StageOutput]
-"""Runs a job; what it is given to call is called again and again meanwhile."""
+RunJob = Callable[[JobSpec], StageOutput]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Keeper:
         self._refs = {name: refs[name] for name in names if name in refs}
         folder = Path(asked.spec.work_folder) / SCORES_INPUT
         self.scores = KeptScores.begin(folder, asked.requests)
-        self._is_away = self._has_told = False
+        self._has_told = False
 
     def hand_over(self) -> Asked:
         """Put every known score where the job looks for it; the same evaluation with that place.
@@ -111,15 +111,11 @@ class Keeper:
         self.scores.marker(name).touch()
         self.store.clear_leftovers(self.asked.requests[name])
 
-    def publish(self, *, again: bool = False) -> None:
-        """Put new scores into the store; one that does not take them is told about, once.
-
-        After that it is tried `again` only when asked to: an outage may be over by then.
-        """
-        self._is_away = self._is_away and not again
+    def publish(self) -> bool:
+        """Put new scores into the store; whether it took them. Once it is told that it did not."""
         for name in self.asked.requests:
             path, marker = self.scores.path(name), self.scores.marker(name)
-            if self._is_away or marker.exists() or not path.exists():
+            if marker.exists() or not path.exists():
                 continue
             try:
                 self._publish(self.asked.requests[name], path)
@@ -131,10 +127,11 @@ class Keeper:
             except (OSError, StoreError, ValueError, KeyError) as error:
                 if not self._has_told:
                     self.tell(f"scores are not kept for other runs: {error}")
-                self._is_away = self._has_told = True
-                return
+                self._has_told = True
+                return False
             else:
                 marker.touch()
+        return True
 
     def _publish(self, request: Request, path: Path) -> None:
         kept = json.loads(path.read_bytes())
@@ -171,14 +168,10 @@ def evaluate(
     if output := whole_output(asked, keeper.scores):
         tell("every score is known already: nothing was asked")
         return output
-    try:
-        output = run(asked.spec, keeper.publish)
-    except BaseException:
-        # Prefect kills soon after a stop, so nobody waits for the store then.
-        with without_patience():
-            keeper.publish()
-        raise
-    keeper.publish(again=True)
+    with publishing(keeper.publish):
+        output = run(asked.spec)
+    # An outage may be over by now, or be waited for.
+    keeper.publish()
     return output
 
 

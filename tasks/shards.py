@@ -37,13 +37,30 @@ def shards(work: StageWork) -> StageOutput:
     if isinstance(source, HubSource):
         return _as_published(work, source)
     paths = work.source_paths
-    return build_shards(
+    output = build_shards(
         recipe,
         _paths_of_parts(work, source) if isinstance(source, MixtureSource) else paths,
         work.output,
         workers=work.execution.workers,
         progress=work.progress,
     )
+    if isinstance(source, MixtureSource):
+        return _with_addresses(output, source, paths)
+    return output
+
+
+def _with_addresses(
+    output: StageOutput, source: MixtureSource, paths: Sequence[str]
+) -> StageOutput:
+    """With the place of each part's published shards ("" for other text): offline runs look here.
+
+    Mirrors come after the places of the parts.
+    """
+    places = [
+        place if isinstance(part.source, HubSource) else ""
+        for part, place in zip(source.parts, paths, strict=False)
+    ]
+    return output.model_copy(update={"provenance": {**output.provenance, "addresses": places}})
 
 
 def _as_published(work: StageWork, source: HubSource) -> StageOutput:

@@ -26,11 +26,11 @@ def evaluated(planned: Planned, spec: JobSpec, terminal: Terminal) -> StageOutpu
     """The output of an evaluation, by a job unless everything is known."""
     has_job = False
 
-    def run(asked: JobSpec, keep: Callable[[], None]) -> StageOutput:
+    def run(asked: JobSpec) -> StageOutput:
         nonlocal has_job
         has_job = True
         module = f"nanochat_core.jobs.{planned.station}"
-        return run_job(module, asked, report=terminal, watch=keep)
+        return run_job(module, asked, report=terminal)
 
     output = evaluate(
         spec, planned.store, refs_of(planned), run, fresh=planned.fresh, tell=terminal.say

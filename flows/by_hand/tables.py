@@ -153,12 +153,13 @@ SFT = (
          fields={"schedule.final_lr_fraction": 1}),
     Flag("save-every", int, "execution", "steps between checkpoints; -1: as by default",
          fields={"checkpoint_every": 1}, without_effect=(-1,)),
+    Flag("eval-every", int, "execution", "steps between losses of held-out conversations; -1: off",
+         fields={"eval_every": 1}),
     *(
         Flag(name, int, "noted", "accepted; evaluate afterwards with: nanochat eval chat -i sft",
              without_effect=(-1,),
-             why="nothing is evaluated while fine-tuning; afterwards: nanochat eval chat -i sft")
-        for name in ("eval-every", "eval-tokens", "chatcore-every", "chatcore-max-cat",
-                     "chatcore-max-sample")
+             why="fine-tuning measures val/loss alone; afterwards: nanochat eval chat -i sft")
+        for name in ("eval-tokens", "chatcore-every", "chatcore-max-cat", "chatcore-max-sample")
     ),
     *(
         Flag(name, int, "refused", "not here: see mixture.parts with --set", without_effect=(0,),

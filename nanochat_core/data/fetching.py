@@ -33,7 +33,7 @@ WRONG_TWICE = 2
 MIN_BYTES_PER_SECOND = 1024
 """A server that sends less is taken for one that hangs."""
 PROGRESS_SHARE = 0.01
-"""A try that brought this share of a file was of use: the tries are counted anew."""
+"""A try that came further by this share of a file was of use: the tries are counted anew."""
 
 _REMEDIES = {
     "missing": "check the address and its revision, or name another place that has it (a mirror)",
@@ -126,14 +126,18 @@ class _Addresses:
         self.name, self.policy, self._stop = name, policy, stop
         self._all = [_Address(url, policy) for url in usable]
 
-    def next(self, to_do: str) -> _Address:
-        """The first that may be asked, after waiting for it; DataError when all are given up."""
+    def next(self, to_do: str, bound_to: str = "") -> _Address:
+        """The first that may be asked, after waiting for it; DataError when all are given up.
+
+        One that is named is asked before others as long as it is not given up.
+        """
         self.check_stop()
         left = [address for address in self._all if not address.is_given_up]
         if not left:
             raise DataError(self._given_up(to_do))
+        named = [address for address in left if address.url == bound_to]
         now = time.monotonic()
-        first = min(left, key=lambda address: max(address.ready_at, now))
+        first = min(named or left, key=lambda address: max(address.ready_at, now))
         while (seconds := first.ready_at - time.monotonic()) > 0:
             self.check_stop()
             time.sleep(min(seconds, LOOK_UP_SECONDS))
@@ -239,15 +243,16 @@ def _alone(target: Path, check_stop: Callable[[], None]) -> Iterator[None]:
 
 def _receive(remote: Remote, addresses: _Addresses, part: PartFile) -> None:
     """One try at the rest of a file."""
-    address = addresses.next("fetched")
+    # Two that are cut again and again would else throw away what the other one brought, for ever.
+    address = addresses.next("fetched", part.bound_to)
     part.prepare_for(address.url)
-    before = part.size
+    before = part.furthest
     try:
         with remote.open(address.url, part.size) as stream:
             _pour(stream, part, addresses)
         part.check()
     except Problem as problem:
-        was_of_use = part.size - before >= PROGRESS_SHARE * part.expected.bytes
+        was_of_use = part.furthest - before >= PROGRESS_SHARE * part.expected.bytes
         addresses.failed(address, problem, was_of_use=was_of_use and problem.why == "busy")
 
 

@@ -29,6 +29,7 @@ MAX_PAGES = 10_000
 _SUMS_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SPLIT = re.compile(r"(train|validation|valid|dev|test)-\d+-of-\d+\.parquet")
+_COUNTED = re.compile(r"train-(\d+)-of-(\d+)\.parquet")
 _HELD_OUT = ("validation", "valid", "dev", "test")
 """In the order in which one of them is taken for validation."""
 
@@ -124,6 +125,22 @@ def choose_shards(found: Sequence[FileDigest], num_train: int | None) -> HubSour
             f"validation; ask for 1 to {available}, train on fewer tokens, or use a larger set"
         )
     return HubSource(files=(*in_order[:wanted], in_order[-1]))
+
+
+def is_whole_set(names: Sequence[str]) -> bool:
+    """Whether the names of some shards say that the set has no more: train in order, validation.
+
+    True only where its publisher counts: the last train shard comes right before the one for
+    validation (shard_6, shard_7), or is the last of its split (train-00003-of-00004).
+    """
+    *_, last, held_out = names
+    split = _SPLIT.fullmatch(held_out)
+    if split is not None and split[1] in _HELD_OUT and (counted := _COUNTED.fullmatch(last)):
+        return int(counted[1]) + 1 == int(counted[2])
+    before, after = _natural(last), _natural(held_out)
+    steps = [b[0] - a[0] for a, b in zip(before, after, strict=False) if a != b]
+    # Of two texts that differ the numbers are equal.
+    return len(before) == len(after) and steps == [1]
 
 
 def _of_training(names: Sequence[str]) -> list[str]:

@@ -29,7 +29,8 @@ class PartFile:
     def __init__(self, target: Path, expected: FileDigest, on_bytes: Callable[[int], None]) -> None:
         self.target, self.expected, self._on_bytes = target, expected, on_bytes
         self.path = target.with_name(target.name + SUFFIX)
-        self.size = 0
+        self.size = self.furthest = 0
+        """Bytes that are there; the most that were, of these addresses, before some were wrong."""
         self._hash = hashlib.sha256()
         self._from: set[str] = set()
         self._current = _EARLIER_PROCESS
@@ -59,14 +60,20 @@ class PartFile:
         """Whether all bytes are there, and they are the expected ones."""
         return self._is_whole() and self._hash.hexdigest() == self.expected.sha256
 
-    def prepare_for(self, url: str) -> None:
-        """Keep what is there only if `url` may continue it.
+    @property
+    def bound_to(self) -> str:
+        """The address that alone may continue what is there; "" for any.
 
         Copies of one file may be mixed until that has ended in a wrong digest: from then on it
         must be clear whose bytes are wrong.
         """
-        if not self._may_mix and self._from - {url}:
+        return "" if self._may_mix or not self._from else self._current
+
+    def prepare_for(self, url: str) -> None:
+        """Keep what is there only if `url` may continue it."""
+        if self.bound_to not in ("", url):
             self._clear()
+            self.furthest = 0
         self._current = url
 
     def begin(self, stream: Stream) -> None:
@@ -98,7 +105,7 @@ class PartFile:
             return
         is_mixed = bool(self._from - {self._current})
         self._clear()
-        self._may_mix = False
+        self._may_mix, self.furthest = False, 0
         reason = f"its sha256 is {found}, expected {self.expected.sha256}"
         raise Problem("busy" if is_mixed else "wrong", reason, 0.0)
 
@@ -114,6 +121,7 @@ class PartFile:
         self._hash.update(chunk)
         self._from.add(self._current)
         self.size += len(chunk)
+        self.furthest = max(self.furthest, self.size)
         self._on_bytes(len(chunk))
 
     def _clear(self) -> None:

@@ -13,7 +13,10 @@ import fsspec
 from nanochat_core.data.near_duplicates import stable_hash
 from nanochat_core.data.recipes import FileDigest, FilesSource
 from nanochat_core.data.text_files import (
+    COMPRESSIONS,
     FORMATS,
+    FORMATS_IN_WORDS,
+    PLAIN_FORMATS,
     documents_of,
     open_binary,
     read_block,
@@ -28,7 +31,6 @@ BLOCK_DOCUMENTS = 20
 NEEDED_DOCUMENTS = 2 * BLOCK_DOCUMENTS
 MAX_LOOKED_INTO = 200
 """Files of which the first documents are read before the run starts; the rest wait for it."""
-PLAIN_FORMATS = (".txt", ".md", ".jsonl")
 _MAGIC = "*?["
 
 
@@ -64,13 +66,18 @@ def _root_of_pattern(pattern: str) -> str:
 
 
 def _readable(paths: Sequence[str], root: str) -> list[str]:
-    """Files of a known format that are not hidden, in the order of their relative names."""
+    """Files of a known format that are not hidden, in the order of their relative names.
+
+    Of a file and its compressed copy only the file.
+    """
     names = {path: PurePosixPath(_relative(path, root)) for path in paths}
     wanted = [
         path
         for path, name in names.items()
         if suffix_of(path) in FORMATS and not any(part.startswith(".") for part in name.parts)
     ]
+    copies = {path + packed for path in wanted for packed in COMPRESSIONS}
+    wanted = [path for path in wanted if path not in copies]
     return sorted(wanted, key=lambda path: names[path].as_posix())
 
 
@@ -80,7 +87,7 @@ def _matches(given: str) -> list[SourceFile]:
         if files.isfile(path):
             if suffix_of(path) not in FORMATS:
                 raise DataError(
-                    f"cannot read {given}: expected a name that ends in one of {', '.join(FORMATS)}"
+                    f"cannot read {given}: expected a name that ends in one of {FORMATS_IN_WORDS}"
                 )
             return [SourceFile(files.unstrip_protocol(path), PurePosixPath(path).name)]
         if files.isdir(path):
@@ -98,7 +105,7 @@ def _matches(given: str) -> list[SourceFile]:
             f"cannot read {given}: {error}; check the address, its rights and the network"
         ) from error
     if not found:
-        raise DataError(f"nothing matches {given}: expected {', '.join(FORMATS)} files")
+        raise DataError(f"nothing matches {given}: expected {FORMATS_IN_WORDS} files")
     return [SourceFile(files.unstrip_protocol(match), _relative(match, root)) for match in found]
 
 

@@ -1,11 +1,13 @@
 """Documents out of one file of the user's own text: txt, md, jsonl or parquet.
 
-Files are read a megabyte at a time; nothing but one document (or one row) is held whole.
+The first three may be compressed (gz, zst). Files are read a megabyte at a time; nothing but one
+document (or one row) is held whole.
 """
 
 import json
 from codecs import getincrementaldecoder
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -15,7 +17,15 @@ import pyarrow.parquet as pq
 
 from nanochat_core.errors import DataError
 
-FORMATS = (".txt", ".md", ".jsonl", ".parquet")
+PLAIN_FORMATS = (".txt", ".md", ".jsonl")
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+"""Suffix after that of a plain format -> what pyarrow calls it."""
+FORMATS = (
+    *PLAIN_FORMATS,
+    ".parquet",
+    *(plain + packed for packed in COMPRESSIONS for plain in PLAIN_FORMATS),
+)
+FORMATS_IN_WORDS = ".txt, .md, .jsonl, .parquet, or of the first three with .gz or .zst"
 READ_ROWS = 128
 """Rows of parquet in memory at once: a row can be a book."""
 BLOCK_BYTES = 1 << 20
@@ -25,8 +35,9 @@ _COLUMN_REMEDY = "name the column of text with --set shards.source.text_column=N
 
 
 def suffix_of(path: str) -> str:
-    """The lower-case suffix of a path or URL, which decides the format."""
-    return PurePosixPath(path).suffix.lower()
+    """The lower-case suffix of a path or URL, which decides the format: .txt, .jsonl.gz."""
+    *_, before, last = ("", "", *map(str.lower, PurePosixPath(path).suffixes))
+    return before + last if last in COMPRESSIONS else last
 
 
 def shown(path: str) -> str:
@@ -55,13 +66,37 @@ def read_block(file: BinaryIO, path: str) -> bytes:
         ) from error
 
 
+@contextmanager
+def _unpacked(path: str) -> Iterator[BinaryIO]:
+    """A file open for reading, without its compression."""
+    compression = COMPRESSIONS.get(PurePosixPath(path).suffix.lower())
+    with open_binary(path) as raw:
+        if compression is None:
+            yield raw
+            return
+        with pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), compression) as file:
+            yield file
+
+
+def _unpacked_block(file: BinaryIO, path: str) -> bytes:
+    if suffix_of(path) in PLAIN_FORMATS:
+        return read_block(file, path)
+    try:
+        return file.read(BLOCK_BYTES)
+    except Exception as error:  # of the compression, or of an object store or web server
+        raise DataError(
+            f"{shown(path)} cannot be unpacked: {error}; write it again, or leave it out, if it "
+            "is damaged or cut off"
+        ) from error
+
+
 def _blocks(path: str) -> Iterator[str]:
     """Text of a UTF-8 file in order, up to a megabyte at a time, without a byte order mark."""
     decoder = getincrementaldecoder("utf-8")()
     position = 0
-    with open_binary(path) as file:
+    with _unpacked(path) as file:
         while True:
-            block = read_block(file, path)
+            block = _unpacked_block(file, path)
             begin = position - len(decoder.getstate()[0])
             try:
                 text = decoder.decode(block, final=not block)
@@ -233,12 +268,12 @@ def texts_of(path: str, *, text_column: str, max_characters: int) -> Iterator[st
     Plain text is split at blank lines into documents of up to `max_characters`; a row of jsonl
     or parquet is a document as it stands.
     """
-    readers: dict[str, Callable[[], Iterator[str]]] = {
-        ".jsonl": lambda: _json_texts(path, text_column),
-        ".parquet": lambda: _parquet_texts(path, text_column),
-    }
-    plain = lambda: split_text(_blocks(path), max_characters)  # noqa: E731
-    return readers.get(suffix_of(path), plain)()
+    suffix = suffix_of(path)
+    if suffix.startswith(".jsonl"):
+        return _json_texts(path, text_column)
+    if suffix == ".parquet":
+        return _parquet_texts(path, text_column)
+    return split_text(_blocks(path), max_characters)
 
 
 def documents_of(path: str, *, text_column: str, max_characters: int) -> Iterator[str]:

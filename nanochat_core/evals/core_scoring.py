@@ -43,8 +43,8 @@ class Asker:
         They are the mean losses of the spans in nats, +inf where nothing can be scored; or, for
         language_modeling, 1.0 where the likeliest token is the right one throughout the span, else
         0.0. `batch_tokens` bounds the tokens of a forward pass, save that one example always fits.
-        `on_done` gets the number of prompts that each pass settles. Raises TrainingError for a loss
-        that is NaN.
+        `on_done` gets the number of prompts that each pass settles. Raises TrainingError where the
+        model gives NaN.
         """
         is_language = task_type == "language_modeling"
         judge = _right if is_language else _losses
@@ -56,7 +56,8 @@ class Asker:
             on_done(len(numbers))
         if np.isnan(found).any():
             raise TrainingError(
-                "the model's loss is NaN on an evaluation prompt; its weights are bad"
+                "the model gives NaN on an evaluation prompt, so that nothing can be scored: its "
+                "weights are bad; take an earlier checkpoint, or train with lower learning rates"
             )
         rest = iter(found.tolist())
         return [tuple(next(rest) for _ in options) for options in items]
@@ -110,10 +111,16 @@ def _right(
     targets_R: NDArray[np.int64],
     bounds: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """1.0 where the likeliest token is the target everywhere between two bounds, else 0.0."""
-    likeliest = [soft_cap(part_LV).argmax(dim=-1) for part_LV in _parts(raw_LV)]
-    is_right_R = torch.cat(likeliest).cpu().numpy()[rows_R] == targets_R
-    return np.logical_and.reduceat(is_right_R, bounds[:-1]).astype(np.float64)
+    """1.0 where the likeliest token is the target everywhere between two bounds, else 0.0.
+
+    NaN where a logit is: the place of the first NaN is what would be taken for the likeliest.
+    """
+    found = [soft_cap(part_LV).max(dim=-1) for part_LV in _parts(raw_LV)]
+    likeliest_L = torch.cat([each.indices for each in found]).cpu().numpy()
+    is_nan_L = torch.cat([each.values.isnan() for each in found]).cpu().numpy()
+    is_right = np.logical_and.reduceat(likeliest_L[rows_R] == targets_R, bounds[:-1])
+    is_nan = np.logical_or.reduceat(is_nan_L[rows_R], bounds[:-1])
+    return np.where(is_nan, np.nan, is_right.astype(np.float64))
 
 
 def _parts(raw_LV: torch.Tensor) -> Sequence[torch.Tensor]:

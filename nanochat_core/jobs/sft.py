@@ -17,6 +17,7 @@ from nanochat_core.jobs.device_rows import DeviceRows, rows_of, settle_training
 from nanochat_core.jobs.model_files import PublishedOptimizer
 from nanochat_core.jobs.pretrain import copy_records
 from nanochat_core.jobs.sft_conversations import Taught, mixture_of, render_rows
+from nanochat_core.jobs.sft_validation import held_out_loss
 from nanochat_core.jobs.training_run import (
     RunPlan,
     TrainingRun,
@@ -69,7 +70,11 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
         settle_training(
             device_rows, run, plan.rows_per_step, lambda size: trial_batch(rows, size, ranks)
         )
-        run.train(open_batches(run.spec, plan, rows, ranks), stop)
+        looks = held_out_loss(
+            *(run, recipe.mixture, model_facts(base, recipe), base.tokenizer),
+            buffer=recipe.packing_buffer,
+        )
+        run.train(open_batches(run.spec, plan, rows, ranks), stop, more_hooks=looks)
     if ranks.rank == 0:
         publish(run, recipe, base, taught)
 

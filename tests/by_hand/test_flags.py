@@ -188,8 +188,10 @@ def test_a_mistake_is_refused_with_its_name(
 
 def test_what_has_no_effect_is_said_once(environ: dict[str, str]) -> None:
     values = {"chatcore_every": 200, "eval_every": -1, "load_optimizer": 1, "gsm8k_epochs": 0}
-    (note,) = asked(environ, "sft", **values).found.notes
+    found = asked(environ, "sft", **values)
+    (note,) = found.found.notes
     assert "nanochat eval chat" in note
+    assert found.execution.eval_every == -1
 
 
 def test_numbers_of_the_base_model_may_be_repeated_but_not_changed() -> None:

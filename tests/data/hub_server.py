@@ -61,9 +61,9 @@ class Fault:
     pause: float = 0.0
 
 
-def cut(after: int, times: int = 1) -> Fault:
-    """The connection ends after so many bytes of the body."""
-    return Fault("cut", times, after=after)
+def cut(after: int, times: int = 1, *, ranges: bool = True) -> Fault:
+    """The connection ends after so many bytes of the body, be it a part of the file or not."""
+    return Fault("cut" if ranges else "cut without ranges", times, after=after)
 
 
 def busy(status: int = 503, times: int = 1, **headers: str) -> Fault:
@@ -294,7 +294,7 @@ class _Handler(BaseHTTPRequestHandler):
         if kind == "corrupt":
             middle = (start + len(data)) // 2
             data = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-        is_part = bool(asked) and kind != "without ranges"
+        is_part = bool(asked) and not kind.endswith("without ranges")
         body = data[start:] if is_part else data
         self.send_response(206 if is_part else 200)
         if is_part:
@@ -305,7 +305,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._pour(body, fault)
 
     def _pour(self, body: bytes, fault: Fault | None) -> None:
-        if fault is not None and fault.kind == "cut":
+        if fault is not None and fault.kind.startswith("cut"):
             self.wfile.write(body[: fault.after])
             self.close_connection = True
         elif fault is not None and fault.kind == "slow":

@@ -4,6 +4,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -181,6 +182,33 @@ def test_a_mixture_of_two_addresses_that_is_wrong_does_not_spoil_the_good_one(
     impatient = FetchPolicy(attempts=3, first_wait_seconds=0.02)
     fetch([f"{bad}/{NAME}", f"{good}/{NAME}"], target, FILE, impatient)
     assert target.read_bytes() == DATA
+
+
+def test_two_addresses_that_cut_again_and_again_come_to_an_end(
+    hub: HubServer, policy: FetchPolicy, target: Path
+) -> None:
+    places = [hub.put({NAME: DATA}, name) for name in ("one", "two")]
+    for name in ("one", "two"):
+        hub.fault(f"{name}/{NAME}", cut(1 + len(DATA) // 3, times=ALWAYS))
+    # After that, copies are mixed no more.
+    part_of(target).write_bytes(b"x" * 3000)
+    ends_at = time.monotonic() + 20
+    urls = [f"{place}/{NAME}" for place in places]
+    fetch(urls, target, FILE, policy, stop=lambda: time.monotonic() > ends_at)
+    assert target.read_bytes() == DATA
+
+
+def test_an_address_that_starts_anew_and_ends_now_here_now_there_is_given_up(
+    hub: HubServer, policy: FetchPolicy, target: Path
+) -> None:
+    here, there = (cut(len(DATA) // share, ranges=False) for share in (3, 2))
+    hub.fault(NAME, *[here, there] * (ALWAYS // 10_000))
+    ends_at = time.monotonic() + 20
+    with pytest.raises(DataError, match=r"the connection was cut, 1\d tries"):
+        fetch(
+            *([hub.url_of(NAME)], target, FILE, replace(policy, max_wait_seconds=0.01)),
+            stop=lambda: time.monotonic() > ends_at,
+        )
 
 
 def test_a_missing_file_is_named_with_every_address(

@@ -24,6 +24,7 @@ from nanochat_core.data.fetching import FetchPolicy, fetch_all
 from nanochat_core.data.hub import (
     choose_shards,
     hub_headers,
+    is_whole_set,
     list_files,
     list_shards,
     shard_urls,
@@ -155,6 +156,27 @@ def test_offline_nothing_is_listed_from_elsewhere(hub: HubServer, policy: FetchP
     with pytest.raises(DataError, match="offline"):
         list_shards(SET, policy=replace(policy, offline=True))
     assert hub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["shard_00000.parquet", "shard_00001.parquet"], True),
+        (["shard_9.parquet", "shard_10.parquet"], True),
+        (["shard_00000.parquet", "shard_00002.parquet"], False),
+        (["train-00001-of-00003.parquet", "train-00002-of-00003.parquet"], True),
+        (["train-00000-of-00003.parquet", "train-00002-of-00003.parquet"], False),
+        (["train-00002-of-00003.parquet", "validation-00000-of-00001.parquet"], True),
+        (["train-00001-of-00003.parquet", "test-00002-of-00003.parquet"], False),
+        (["a.parquet", "b.parquet"], False),
+        (["a1.parquet", "b2.parquet"], False),
+        (["v1-0.parquet", "v2-1.parquet"], False),
+    ],
+)
+def test_a_publisher_who_counts_tells_whether_shards_are_all(
+    names: list[str], expected: bool
+) -> None:
+    assert is_whole_set(names) is expected
 
 
 def test_something_that_is_no_hub_is_told_from_one(hub: HubServer, policy: FetchPolicy) -> None:

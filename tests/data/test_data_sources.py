@@ -1,3 +1,4 @@
+import gzip
 import io
 import json
 import tracemalloc
@@ -20,6 +21,7 @@ from nanochat_core.data.sources import (
     expand,
     held_out_blocks,
     list_source,
+    num_text_bytes,
     resolve_files_source,
 )
 from nanochat_core.data.text_files import BLOCK_BYTES, LONG_LINE, documents_of, split_text
@@ -357,3 +359,49 @@ def test_documents_too_short_do_not_count_in_the_first_look(tmp_path: Path) -> N
     check_first_documents(files, text_column="text", max_characters=100)
     with pytest.raises(DataError, match="holds 39 documents"):
         check_first_documents(files, text_column="text", max_characters=100, min_characters=6)
+
+
+TEXT = "\n\n".join(f"Paragraph {i} of a text that is packed, \u00e4\u20ac." for i in range(30_000))
+"""More than a block of it."""
+PACKED: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress,
+    ".zst": lambda data: pa.compress(data, codec="zstd", asbytes=True),
+}
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+@pytest.mark.parametrize("kind", [".txt", ".md", ".jsonl"])
+def test_compressed_text_is_read_as_what_it_was(tmp_path: Path, kind: str, suffix: str) -> None:
+    data = TEXT.encode() if kind != ".jsonl" else f"{json.dumps({'text': TEXT})}\n\n".encode() * 2
+    plain, packed = tmp_path / f"a{kind}", tmp_path / f"b{kind.upper()}{suffix}"
+    plain.write_bytes(data)
+    # Those who append to a compressed file leave several streams in it.
+    half = len(data) // 2 - 1
+    packed.write_bytes(b"".join(map(PACKED[suffix], (data[:half], data[half:]))))
+    assert documents(packed) == documents(plain)
+    (file,) = resolve_files_source([str(packed)]).files
+    assert (file.name, file.bytes) == (packed.name, packed.stat().st_size)
+    assert num_text_bytes(list_source([str(packed)])) is None
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_damaged_compressed_text_is_named(tmp_path: Path, suffix: str) -> None:
+    data = PACKED[suffix](TEXT.encode())
+    damages = {"cut": data[: len(data) // 2], "else": b"no such stream"}
+    if suffix == ".gz":  # which has a checksum
+        damages["changed"] = data[:-8] + bytes(byte ^ 255 for byte in data[-8:])
+    for name, damaged in damages.items():
+        path = tmp_path / f"{name}.txt{suffix}"
+        path.write_bytes(damaged)
+        with pytest.raises(DataError, match=rf"{name}\.txt\{suffix} cannot be unpacked: .* write"):
+            documents(path)
+
+
+def test_of_a_file_and_its_compressed_copy_one_is_read(tmp_path: Path) -> None:
+    for name in ("a.txt", "a.txt.gz", "a.txt.zst", "b.jsonl.gz", "c.gz", "d.parquet.gz"):
+        (tmp_path / name).write_bytes(b"x")
+    names = [file.name for file in list_source([str(tmp_path)])]
+    assert names == ["a.txt", "b.jsonl.gz"]
+    assert [file.name for file in list_source([str(tmp_path / "a.*")])] == ["a.txt"]
+    with pytest.raises(DataError, match=r"c\.gz: .* of the first three with \.gz or \.zst"):
+        list_source([str(tmp_path / "c.gz")])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nanochat_core.bench.core_padded import padded_scores
+from nanochat_core.errors import TrainingError
 from nanochat_core.evals.bundle import TaskType
 from nanochat_core.evals.core_prompts import Prompt
 from nanochat_core.evals.core_scoring import Asker
@@ -95,3 +96,13 @@ def test_every_prompt_that_can_be_scored_is_settled_once() -> None:
     scored = [prompt for options in items for prompt in options if prompt.is_scored]
     assert sum(settled) == len(scored)
     assert Asker(model).scores([], "schema", batch_tokens=1) == []
+
+
+@pytest.mark.parametrize("kind", ["multiple_choice", "language_modeling"])
+def test_a_model_that_gives_nan_is_not_taken_for_one_that_is_wrong(kind: TaskType) -> None:
+    model = random_model(small_config(sequence_len=60))
+    items = make_items(7) if kind == "multiple_choice" else likeliest_ends(model, make_items(7))
+    with torch.no_grad():
+        model.lm_head.weight[33] = torch.nan
+    with pytest.raises(TrainingError, match="the model gives NaN on an evaluation prompt"):
+        Asker(model).scores(items, kind, batch_tokens=1000)

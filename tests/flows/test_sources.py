@@ -12,10 +12,20 @@ import pytest
 from flows.parameters import ResolvedRun, check, parse_parameters, resolve
 from flows.sources import Asked, addresses, parse_sources
 from flows.text_checks import MEASURED_BYTES
+from nanochat_core.artifacts.store import ArtifactStore
+from nanochat_core.artifacts.types import Request
+from nanochat_core.config.job import StageOutput
 from nanochat_core.data.hub_shards import CLIMBMIX, num_shards_for
-from nanochat_core.data.recipes import FilesSource, HarvestSource, HubSource, MixtureSource
+from nanochat_core.data.recipes import (
+    FilesSource,
+    HarvestSource,
+    HubSource,
+    MixturePart,
+    MixtureSource,
+    ShardsRecipe,
+)
 from nanochat_core.errors import ConfigError, DataError
-from tests.data.hub_server import make_shards
+from tests.data.hub_server import digest_of, make_shards
 
 TEST_DATA = os.environ.get("NANOCHAT_TEST_DATA", "")
 NOBODY = {"HF_ENDPOINT": "http://127.0.0.1:9"}
@@ -207,6 +217,47 @@ def test_offline_nothing_on_the_network_is_asked(tmp_path: Path) -> None:
     assert addresses(parts, ["/mirror"], offline=True) == ("", "docs", "/mirror")
 
 
+def known_set(store: Path, *numbers: int) -> None:
+    """A store in which an earlier mixture had those shards of a set."""
+    digests = [digest_of(f"shard_{n:05d}.parquet", b"x" * 20_000) for n in numbers]
+    parts = (
+        MixturePart(name="docs", source=HarvestSource(versions={}, python="3.11")),
+        MixturePart(name="n", source=HubSource(files=tuple(digests))),
+    )
+    recipe = ShardsRecipe(source=MixtureSource(parts=parts)).model_dump(mode="json")
+    request = Request(station="shards", code_version=1, recipe=recipe)
+    folder = store.parent / "made"
+    folder.mkdir()
+    (folder / "shards.json").write_text("{}")
+    output = StageOutput(
+        files={"shards.json": "result"}, provenance={"addresses": ["", "hf://datasets/o/n"]}
+    )
+    ArtifactStore(str(store)).publish(request, folder, output)
+
+
+@pytest.mark.parametrize("source", [["hf://datasets/o/n"], ["hf://datasets/o/n@1", "docs@1"]])
+def test_offline_the_shards_of_an_earlier_mixture_are_known(
+    tmp_path: Path, source: list[str]
+) -> None:
+    known_set(tmp_path / "store", 0, 1, 2)
+    values: dict[str, Any] = {"store": str(tmp_path / "store"), "offline": True, "source": source}
+    few = {"pretrain.num_iterations": 1}
+    recipe = checked(NOBODY, overrides=few, **values).preset.recipes.shards
+    found = recipe.source
+    if isinstance(found, MixtureSource):
+        found = found.parts[0].source  # type: ignore[assignment]
+    assert isinstance(found, HubSource)
+    assert [file.name[6:11] for file in found.files] == ["00000", "00002"]
+
+
+def test_offline_a_set_that_is_known_whole_is_all_that_is_needed(tmp_path: Path) -> None:
+    known_set(tmp_path / "store", 0, 1, 2)
+    steps = {"pretrain.num_iterations": 800}
+    values: dict[str, Any] = {"store": str(tmp_path / "store"), "offline": True, "overrides": steps}
+    run = checked(NOBODY, source=["hf://datasets/o/n"], **values)
+    assert run.preset.recipes.shards.num_shards == 2
+
+
 @pytest.mark.parametrize("name", ["source", "mirrors", "conversations"])
 def test_a_place_that_would_record_a_secret_is_refused(name: str) -> None:
     for url in ("https://me:token@example.org/x", "shards:https://me:token@example.org/x@30"):
@@ -254,11 +305,24 @@ def test_documents_of_jsonl_are_measured_too(tmp_path: Path) -> None:
 
 def test_a_mixture_that_one_text_would_end_far_too_early_is_refused(tmp_path: Path) -> None:
     source = ["docs@3", f"{write_text(tmp_path / 'a.txt', paragraphs=2_000)}@1"]
-    steps = {"pretrain.num_iterations": 100_000}
+    steps = {"pretrain.num_iterations": 100_000, "shards.source.parts.0.max_epochs": 1_000}
     with pytest.raises(DataError, match=r"of which a\.txt is to be 25%.*parts\.1\.max_epochs=N"):
         checked(source=source, overrides=steps)
     often = {**steps, "shards.source.parts.1.max_epochs": 50}
     assert checked(source=source, overrides=often)
+
+
+def test_a_mixture_that_documentation_would_end_far_too_early_is_refused(tmp_path: Path) -> None:
+    source = [f"{write_text(tmp_path / 'a.txt', paragraphs=2_000)}@1", "docs@9"]
+    steps = {"shards.max_documents": 0, "pretrain.num_iterations": 150_000}
+    steps["shards.source.parts.0.max_epochs"] = 9
+    with pytest.raises(DataError, match=r"docs is to be 90%, .* about 5\.\d MB.*parts\.1\.max_ep"):
+        checked(source=source, overrides=steps)
+    fewer = {**steps, "pretrain.num_iterations": 60_000}
+    assert checked(source=source, overrides=fewer)
+    limited = {**fewer, "shards.max_documents": 2_000}
+    with pytest.raises(DataError, match=r"docs is to be 90%, and it holds about 2\.4 MB of text"):
+        checked(source=source, overrides=limited)
 
 
 @pytest.mark.skipif(not TEST_DATA, reason="NANOCHAT_TEST_DATA is not set")

@@ -43,6 +43,10 @@ EVIL = (
     *("assistant_start", "<img src=x onerror=alert(1)>\n\n", "<script>alert(2)</script>\n\n"),
     *("[x](javascript:alert(3)) ![y](http://evil.example/y)\n\n", "assistant_end"),
 )
+HEBREW = (
+    *("assistant_start", "שלום **עולם**: ", "python_start", "6", "*", "7", "python_end"),
+    *("output_end", "\n\n- `x = 1` אחד\n\n", "```python\nprint(6 * 7)\n```\n", "assistant_end"),
+)
 YES = ("assistant_start", "y", "e", "s", "assistant_end")
 SCRIPTS: dict[str, tuple[str | int, ...]] = {
     "adding": ADDING,
@@ -50,6 +54,7 @@ SCRIPTS: dict[str, tuple[str | int, ...]] = {
     "writing": WRITING,
     "evil": EVIL,
     "yes": YES,
+    "hebrew": HEBREW,
 }
 """What the models say, by their aliases; the one that laughs never ends by itself."""
 PATIENCE_MS = 20_000

@@ -160,14 +160,15 @@ def test_a_conversation_that_grew_too_long_says_what_the_model_does_not_see(
     expect(alert).to_have_count(0)
 
 
-@pytest.mark.parametrize("fault", ["full", "forbidden"])
+@pytest.mark.parametrize("fault", ["full", "forbidden", "forbidden everywhere"])
 def test_a_browser_that_keeps_nothing_can_be_talked_with(
     open_page: Open, narrow: Running, fault: str
 ) -> None:
     opened = open_page(narrow)
-    name = {"full": "QuotaExceededError", "forbidden": "SecurityError"}[fault]
+    name = "QuotaExceededError" if fault == "full" else "SecurityError"
+    refused = "true" if fault == "forbidden everywhere" else "this === localStorage"
     opened.page.add_init_script(
-        f"Storage.prototype.setItem = function (key, value) {{ if (this === localStorage) "
+        f"Storage.prototype.setItem = function (key, value) {{ if ({refused}) "
         f"throw new DOMException('no', '{name}'); this[key] = value; }};"
     )
     opened.page.reload()

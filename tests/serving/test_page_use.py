@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from page_tools import MARKS, Open, Opened, opened_browser, page_opener, serving
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Locator, expect
 from serving_tools import Running
 
 pytestmark = MARKS
@@ -23,7 +23,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving(tmp_path_factory.mktemp("use"), "adding") as running:
+    with serving(tmp_path_factory.mktemp("use"), "adding", "hebrew") as running:
         yield running
 
 
@@ -234,3 +234,24 @@ def test_whoever_reads_further_up_is_left_there(open_page: Open, server: Running
     opened.button("To the newest message").click()
     expect(opened.texts.last).to_be_in_viewport()
     expect(opened.button("To the newest message")).to_be_hidden()
+
+
+def test_each_message_is_written_in_the_direction_of_its_own_text(
+    open_page: Open, server: Running
+) -> None:
+    def direction(place: Locator) -> str:
+        return str(place.evaluate("(element) => getComputedStyle(element).direction"))
+
+    opened = open_page(server)
+    opened.ask("What is six times seven?")
+    opened.pick("hebrew")
+    opened.box.fill("כמה זה שש כפול שבע?")
+    assert direction(opened.box) == "rtl"
+    opened.page.keyboard.press("Enter")
+    expect(opened.texts.last.locator("pre")).to_be_visible()
+    assert [direction(opened.questions.nth(i)) for i in (0, 1)] == ["ltr", "rtl"]
+    assert [direction(opened.texts.nth(i)) for i in (0, 1)] == ["ltr", "rtl"]
+    for part in (".tool", "pre", "li > code", ".copy-code"):
+        assert direction(opened.texts.last.locator(part)) == "ltr", part
+    assert direction(opened.texts.last.locator("ul")) == "rtl"
+    assert direction(opened.page.locator("#history-list .title")) == "ltr"

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from nanochat_core.evals.kept_scores import KeptScores
 from nanochat_core.inference.loading import save_model
 from nanochat_core.jobs import base_eval, chat_eval
 from nanochat_core.jobs.common import StopRequest
+from tasks import score_publishing
 from tasks.kept_scores import evaluate
 from tests.evals.eval_line import FACTS, make_line, make_spec
 from tests.evals.eval_tools import choice_rows, make_model, write_bundle
+from tests.s3_server import S3Server
 
 HELDOUT = ["heldout_rest", "heldout_start", "heldout_word"]
 TABLES = ("scores.json", "examples.csv", "core.csv", "samples.json", "metrics.jsonl")
@@ -56,13 +59,12 @@ class Evaluations:
         self.output = place / "output"
         return evaluate(spec, self.store, {}, self.run, fresh=fresh, tell=self.told.append)
 
-    def run(self, spec: JobSpec, keep: Callable[[], None]) -> StageOutput:
+    def run(self, spec: JobSpec) -> StageOutput:
         self.num_jobs += 1
         job = base_eval if spec.station == "base_eval" else chat_eval
 
         class Asking(StopRequest):
             def __call__(_) -> bool:
-                keep()
                 return self.stop(spec)
 
         job.main(spec, Ranks.single(), Asking())
@@ -203,6 +205,38 @@ def test_a_stop_keeps_the_tasks_that_were_finished(evaluations: Evaluations) -> 
     evaluations.stop = lambda _: False
     assert known(evaluations("base_eval")) == HELDOUT[:1]
     assert len(evaluations.store.list(SCORE_STATION)) == 3
+
+
+@pytest.mark.s3
+def test_a_store_that_goes_away_holds_up_neither_the_job_nor_its_stop(
+    tmp_path: Path, line: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = S3Server(tmp_path / "server")
+    server.start()
+    try:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        evaluations = Evaluations(tmp_path, line, server.new_bucket())
+        looks: list[float] = []
+
+        def is_late(spec: JobSpec) -> bool:
+            scores = KeptScores.of(spec.inputs)
+            found = [name for name in scores.asked if scores.path(name).exists()]
+            if found and not looks:
+                server.kill()
+            if found:
+                looks.append(time.monotonic())
+            # Long enough for the thread to have tried, and to wait for the store's answer.
+            time.sleep(1.5 if len(looks) == 2 else 0)
+            return len(found) == 2
+
+        evaluations.stop = is_late
+        with pytest.raises(JobStoppedError):
+            evaluations("base_eval")
+        assert time.monotonic() - looks[0] < score_publishing.STOP_SECONDS + 10
+        assert any("does not answer" in line for line in evaluations.told)
+    finally:
+        server.remove()
 
 
 def test_what_could_not_be_published_is_known_and_published_by_the_next_command(

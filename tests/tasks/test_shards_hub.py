@@ -265,6 +265,22 @@ def test_a_mixture_reads_published_shards_and_own_text(tmp_path: Path, hub: HubS
     assert NAMES[7] in kept(store)
 
 
+def test_a_mixture_of_published_shards_is_made_again_offline(
+    tmp_path: Path, hub: HubServer
+) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("\n\n".join(f"Paragraph {i} of all, {i * i}. " * 40 for i in range(99)))
+    store = str(tmp_path / "store")
+    run(store, source=(f"{text}@50", f"{SET}@50"))
+    asked = len(hub.asked)
+    assert run(store, source=(f"{text}@50", f"{SET}@50"), offline=True)["shards"].state == "cached"
+    assert run(store, source=(f"{SET}@40", f"{text}@60"), offline=True)["shards"].state == "made"
+    steps = {"pretrain.num_iterations": 3_000}
+    with pytest.raises(DataError, match=r"the store knows \d; .* a smaller share or fewer steps"):
+        run(store, source=(f"{text}@1", f"{SET}@99"), offline=True, overrides=steps)
+    assert len(hub.asked) == asked
+
+
 def test_the_token_is_shown_to_the_hub_and_written_nowhere(
     tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,13 +126,33 @@ function openStorage(name) {
   }
 }
 
+// The history has its own ways when there is no room in it.
 const lasting = openStorage("localStorage");
-const passing = openStorage("sessionStorage");
 
-function remember(name, value) {
-  try {
-    lasting.setItem(`nanochat.${name}`, value);
-  } catch { /* full: a preference is not worth a word */ }
+// Reads and writes what a browser may refuse at any moment: what it does not take lives in memory.
+class GuardedStorage {
+  constructor(storage) {
+    this.storage = storage;
+    this.refused = new MemoryStorage();
+  }
+  getItem(name) {
+    try {
+      return this.refused.getItem(name) ?? this.storage.getItem(name);
+    } catch {
+      return null;
+    }
+  }
+  setItem(name, value) {
+    this.refused.removeItem(name);
+    try {
+      this.storage.setItem(name, value);
+    } catch {
+      this.refused.setItem(name, value);
+    }
+  }
 }
 
-const recalled = (name) => lasting.getItem(`nanochat.${name}`);
+const passing = new GuardedStorage(openStorage("sessionStorage"));
+const preferences = new GuardedStorage(lasting);
+const remember = (name, value) => preferences.setItem(`nanochat.${name}`, value);
+const recalled = (name) => preferences.getItem(`nanochat.${name}`);

@@ -20,7 +20,7 @@ class ExchangeView {
   showQuestion() {
     const { question } = this.exchange;
     if (!question) return;
-    const bubble = make("div", { class: "message user", dir: "auto" }, make("span", { class: "hidden" }, "You: "), question);
+    const bubble = make("div", { class: "message user", dir: "auto" }, make("span", { class: "hidden", dir: "ltr" }, "You: "), question);
     this.edit = iconButton("edit", "Edit this message", () => this.startEdit());
     this.tools = make("div", { class: "actions" },
       iconButton("copy", "Copy this message", (event) => copyFrom(event.currentTarget, question)),
@@ -30,7 +30,7 @@ class ExchangeView {
   }
 
   startEdit() {
-    const box = make("textarea", { rows: 1, "aria-label": "Edit your message", maxlength: MOST_IN_ONE });
+    const box = make("textarea", { rows: 1, dir: "auto", "aria-label": "Edit your message", maxlength: MOST_IN_ONE });
     box.value = this.exchange.question;
     const cancel = () => {
       this.showQuestion();

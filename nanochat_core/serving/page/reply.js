@@ -164,6 +164,8 @@ function proseOf(source, pieces) {
   while (walker.nextNode()) texts.push(walker.currentNode);
   for (const node of texts) placeChips(node, pieces);
   for (const pre of fragment.querySelectorAll("pre")) addCopy(pre);
+  // From left to right in every reply, and no sign of the direction in which that is written.
+  for (const code of fragment.querySelectorAll(".code, :not(pre) > code")) code.dir = "ltr";
   return fragment;
 }
 
@@ -176,7 +178,7 @@ function placeChips(node, pieces) {
 }
 
 function chip(text) {
-  return make("span", { class: "tool", role: "note", "aria-label": `calculator: ${text}`,
+  return make("span", { class: "tool", dir: "ltr", role: "note", "aria-label": `calculator: ${text}`,
     title: "worked out with the calculator" }, text);
 }
 

@@ -87,7 +87,7 @@ class Sidebar {
     const name = title || "Untitled";
     const row = make("li", { class: isCurrent ? "item current" : "item" });
     row.append(
-      make("button", { type: "button", class: "title", "aria-current": isCurrent && "true", click: () => {
+      make("button", { type: "button", class: "title", dir: "auto", "aria-current": isCurrent && "true", click: () => {
         if (this.drawer.open) this.drawer.close();
         if (!isCurrent) this.chat.open(id);
         focusText();
