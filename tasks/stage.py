@@ -108,21 +108,24 @@ class StageWork:
         """For the functions of `nanochat_core.data`: passes updates on to whoever watches."""
         return _PassedOnProgress(self.report)
 
-    def job_spec(self) -> JobSpec:
-        """What a torchrun job is told."""
+    def job_spec(self, more_inputs: Mapping[str, Path] | None = None) -> JobSpec:
+        """What a torchrun job is told; `more_inputs` are folders that decide nothing it makes."""
         return JobSpec(
             station=self.station,
             recipe=self.recipe.model_dump(mode="json"),
             execution=self.execution,
-            inputs={name: str(path) for name, path in self.inputs.items()},
+            inputs={
+                name: str(path) for name, path in {**self.inputs, **(more_inputs or {})}.items()
+            },
             work_folder=str(self.work),
             output_folder=str(self.output),
         )
 
-    def run_job(self, module: str) -> StageOutput:
+    def run_job(self, module: str, more_inputs: Mapping[str, Path] | None = None) -> StageOutput:
         """Run a torchrun job; it saves and ends on a cancel, or when another host took over."""
+        spec = self.job_spec(more_inputs)
         with CancelWatch():
-            return run_job(module, self.job_spec(), report=self.report, watch=self.lease.check)
+            return run_job(module, spec, report=self.report, watch=self.lease.check)
 
 
 class InputFolders(Mapping[str, Path]):

@@ -47,6 +47,9 @@ class Execution(Config):
     share_kernels: bool = Field(
         True, description="keep compiled code in the store and take it from there"
     )
+    share_beginnings: bool = Field(
+        True, description="start pretraining from the store's steps that are the same"
+    )
     reduction: Reduction = Field(
         "exact", description="exact sums gradients in a fixed tree order, fast in any order"
     )

@@ -1,30 +1,53 @@
-"""The optimizer's moments as files of a published model: whole tensors by name."""
+"""What a published model has beside its weights: moments, and what else training goes on from.
+
+Whole, un-padded tensors by name: the same files at any number of ranks.
+"""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from nanochat_core.artifacts.sealed import seal, unseal
 from nanochat_core.config.job import Role
-from nanochat_core.errors import CheckpointError
+from nanochat_core.errors import CheckpointError, DamagedFileError
+from nanochat_core.inference.loading import WEIGHTS_FILE
+from nanochat_core.training.checkpoint_buffers import DTYPE_NAMES
 from nanochat_core.training.checkpoint_files import Checkpoint
-from nanochat_core.training.state import MOMENTS
+from nanochat_core.training.state import MOMENTS, WEIGHTS, TrainState
+from nanochat_core.training.trunk import STATE_FILE
 
 OPTIMIZER_TENSORS = "optimizer.safetensors"
 OPTIMIZER_SCALARS = "optimizer.json"
 
 
 def publish_optimizer(checkpoint: Checkpoint, folder: Path) -> dict[str, Role]:
-    """Write the moments as whole, un-padded tensors by name: the same files at any world size."""
+    """Write the moments."""
     names = [name for name in checkpoint.names if name.startswith(MOMENTS)]
     tensors = {name.removeprefix(MOMENTS): checkpoint.read(name) for name in names}
     save_file(tensors, str(folder / OPTIMIZER_TENSORS))
     scalars = {"optimizer_steps": checkpoint.scalars["optimizer_steps"]}
     (folder / OPTIMIZER_SCALARS).write_bytes(seal(scalars))
     return {OPTIMIZER_TENSORS: "result", OPTIMIZER_SCALARS: "result"}
+
+
+def publish_training_state(
+    checkpoint: Checkpoint, folder: Path, *, compute_dtype: torch.dtype, attention: str
+) -> dict[str, Role]:
+    """Write what a run that goes on from the published model needs beside weights and moments.
+
+    A record: it has times in it. The dtype and the attention are those that these steps ran with.
+    """
+    body = {
+        "step": checkpoint.step,
+        "scalars": checkpoint.scalars,
+        "compute_dtype": str(compute_dtype),
+        "attention": attention,
+    }
+    (folder / STATE_FILE).write_bytes(seal(body))
+    return {STATE_FILE: "record"}
 
 
 class PublishedOptimizer:
@@ -49,3 +72,66 @@ class PublishedOptimizer:
             view = file.get_slice(name)
             rows: torch.Tensor = view[start:stop] if view.get_shape() else file.get_tensor(name)
             return rows
+
+
+class PublishedState:
+    """A published model as a state to go on from, with the same `read` as a checkpoint's.
+
+    Raises CheckpointError when the folder has no such state, or a damaged one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            body = unseal((folder / STATE_FILE).read_bytes(), STATE_FILE)
+        except (OSError, DamagedFileError) as error:
+            raise CheckpointError(f"{folder} has no state to go on from: {error}") from error
+        self.step: int = body["step"]
+        self.scalars: dict[str, Any] = body["scalars"]
+        self.compute_dtype: str = body["compute_dtype"]
+        self.attention: str = body["attention"]
+        self._optimizer = PublishedOptimizer(folder)
+
+    def read(self, name: str, start: int | None = None, stop: int | None = None) -> torch.Tensor:
+        """A tensor, or of a moment the rows [start, stop), on the CPU."""
+        if name.startswith(MOMENTS):
+            assert start is not None, "moments are read by rows"
+            assert stop is not None, "moments are read by rows"
+            return self._optimizer.read(name.removeprefix(MOMENTS), start, stop)
+        with safe_open(str(self.folder / WEIGHTS_FILE), framework="pt") as file:
+            tensor: torch.Tensor = file.get_tensor(name.removeprefix(WEIGHTS))
+            return tensor
+
+    def check(self, state: TrainState) -> None:
+        """Raise CheckpointError unless all of this can be taken over: nothing is half restored."""
+        if self.compute_dtype != str(state.model.compute_dtype):
+            raise CheckpointError(
+                f"it was trained in {self.compute_dtype}, this run trains in "
+                f"{state.model.compute_dtype}"
+            )
+        weights = {
+            name: (tuple(tensor.shape), DTYPE_NAMES[tensor.dtype])
+            for name, tensor in state.model.state_dict().items()
+        }
+        shapes = state.optimizer.state_names_and_shapes()
+        moments = {name: (shape, DTYPE_NAMES[torch.float32]) for name, shape in shapes.items()}
+        _check_tensors(self.folder / WEIGHTS_FILE, weights)
+        _check_tensors(self.folder / OPTIMIZER_TENSORS, moments)
+
+
+_Tensors = dict[str, tuple[tuple[int, ...], str]]
+
+
+def _check_tensors(path: Path, wanted: _Tensors) -> None:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            views = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            given = {name: (tuple(v.get_shape()), v.get_dtype()) for name, v in views.items()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    wrong = sorted(name for name, kind in wanted.items() if given.get(name) != kind)
+    if wrong:
+        name = wrong[0]
+        raise CheckpointError(
+            f"{path} has {given.get(name, 'nothing')} as {name}, this model has {wanted[name]}"
+        )

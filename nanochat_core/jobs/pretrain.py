@@ -1,21 +1,28 @@
 """Pretraining as a torchrun job: tokens and a tokenizer in, a base model out."""
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from nanochat_core.config.job import LOG_FILE, METRICS_FILE, JobSpec, Role, StageOutput
 from nanochat_core.data.rows import TrainRows
 from nanochat_core.data.validation_rows import ValidationRows
 from nanochat_core.distributed.ranks import Ranks
-from nanochat_core.errors import ConfigError
+from nanochat_core.errors import CheckpointError, ConfigError
 from nanochat_core.evals.bits_per_byte import bits_per_byte
 from nanochat_core.evals.looks import TrainingLooks
-from nanochat_core.inference.loading import save_model
+from nanochat_core.inference.loading import read_config, save_model
 from nanochat_core.jobs.common import StopRequest, run_job_main
 from nanochat_core.jobs.device_rows import DeviceRows, rows_of, settle_training
 from nanochat_core.jobs.in_training import forward_rows, training_looks
-from nanochat_core.jobs.model_files import publish_optimizer
+from nanochat_core.jobs.model_files import (
+    PublishedState,
+    publish_optimizer,
+    publish_training_state,
+)
 from nanochat_core.jobs.training_run import (
     RunPlan,
     TrainingRun,
@@ -36,6 +43,9 @@ from nanochat_core.training.precision import resolve_compute_dtype
 from nanochat_core.training.recipes import PretrainRecipe
 from nanochat_core.training.state import TrainState
 from nanochat_core.training.step import MicroBatch
+from nanochat_core.training.trunk import TRUNK_INPUT, begins_with
+
+log = logging.getLogger(__name__)
 
 
 def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
@@ -48,7 +58,8 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     device_rows = DeviceRows(spec, ranks)
     with device_rows.told():
         state = fresh_state(spec, recipe, plan, ranks)
-        run = TrainingRun(spec, ranks, run_plan(plan, recipe), state)
+        trunk = open_trunk(spec, recipe, plan, tokenizer)
+        run = TrainingRun(spec, ranks, run_plan(plan, recipe), state, trunk)
         settle_training(
             device_rows, run, plan.rows_per_step, lambda size: read_batch(rows, 0, size, 1, ranks)
         )
@@ -76,6 +87,25 @@ def fresh_state(
         muon_weight_decay=plan.muon_weight_decay,
     )
     return build_state(model, groups, ranks, spec)
+
+
+def open_trunk(
+    spec: JobSpec, recipe: PretrainRecipe, plan: TrainingPlan, tokenizer: Tokenizer
+) -> PublishedState | None:
+    """The beginning that this run shares, if it was given one; one of no use is passed over."""
+    if TRUNK_INPUT not in spec.inputs:
+        return None
+    folder = spec.input(TRUNK_INPUT)
+    try:
+        trunk, (config, _) = PublishedState(folder), read_config(folder)
+        other = PretrainRecipe.model_validate(config["training"])
+        is_ours = begins_with(recipe, plan.num_iterations, other, trunk.step)
+        if not is_ours or config["tokenizer"] != tokenizer.identity:
+            raise CheckpointError(f"{folder} is no beginning of this run")
+    except (CheckpointError, KeyError, ValidationError) as error:
+        log.warning("a shared beginning cannot be used, training starts at step 0: %s", error)
+        return None
+    return trunk
 
 
 def open_batches(
@@ -174,7 +204,11 @@ def publish(
         "tokenizer": tokenizer.identity,
     }
     files: dict[str, Role] = dict.fromkeys(save_model(run.state.model, output, config), "result")
-    files |= publish_optimizer(run.final_checkpoint(), output)
+    checkpoint = run.final_checkpoint()
+    files |= publish_optimizer(checkpoint, output)
+    files |= publish_training_state(
+        checkpoint, output, compute_dtype=run.state.model.compute_dtype, attention=run.attention
+    )
     files |= copy_records(work, output)
     StageOutput(
         files=files,

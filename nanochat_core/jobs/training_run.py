@@ -16,10 +16,11 @@ from nanochat_core.artifacts.canonical import canonical_json
 from nanochat_core.artifacts.location import user_cache_folder
 from nanochat_core.config.job import METRICS_FILE, PROGRESS_FILE, JobSpec
 from nanochat_core.distributed.bandwidth import check_bandwidth, exchanged_bytes
-from nanochat_core.distributed.collectives import broadcast
+from nanochat_core.distributed.collectives import agree_any, broadcast
 from nanochat_core.distributed.ranks import Ranks
-from nanochat_core.errors import ConfigError
+from nanochat_core.errors import CheckpointError, ConfigError
 from nanochat_core.jobs.hardware import describe_hardware, peak_flops
+from nanochat_core.jobs.model_files import PublishedState
 from nanochat_core.logs import JsonLines, Progress
 from nanochat_core.model.backends.choosing import choose_backend
 from nanochat_core.model.backends.opening import OPENERS
@@ -66,12 +67,17 @@ class RunPlan:
 
 @dataclass
 class TrainingRun:
-    """One training job on one rank, from an initialised model to the finished state."""
+    """One training job on one rank, from an initialised model to the finished state.
+
+    `trunk`: a state that this run would come to by itself, to go on from instead.
+    `resumed_from_step` is the first step of this process.
+    """
 
     spec: JobSpec
     ranks: Ranks
     plan: RunPlan
     state: TrainState
+    trunk: PublishedState | None = None
     resumed_from_step: int = 0
     attention: str = "sdpa"
 
@@ -103,7 +109,7 @@ class TrainingRun:
         *,
         rewards: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
-        """Resume from the newest checkpoint, if there is one, and train to the end.
+        """Resume from the newest checkpoint, else from the trunk, and train to the end.
 
         `more_hooks` come after the checkpoint: what they do is never lost work. `rewards` says what
         the last step's rollouts were like, where there are any.
@@ -181,8 +187,36 @@ class TrainingRun:
             writer.last_step = self.resumed_from_step = step
             history = checkpoint.attachment(METRICS_ATTACHMENT) or b""
             log.info("resumed after step %d", step)
+        elif self._start_from_trunk():
+            history = self._history_of_trunk()
         if self.ranks.rank == 0:
             metrics_path.write_bytes(history)
+
+    def _start_from_trunk(self) -> bool:
+        """Take over the trunk's state, on all ranks or on none."""
+        problem = ""
+        try:
+            if self.trunk is not None:
+                self.trunk.check(self.state)
+        except CheckpointError as error:
+            problem = str(error)
+            log.warning("a shared beginning cannot be used, training starts at step 0: %s", error)
+        if agree_any(self.trunk is None or bool(problem), self.ranks):
+            return False
+        assert self.trunk is not None
+        self.state.restore(self.trunk)
+        self.state.started_from_step = self.resumed_from_step = self.trunk.step
+        log.info("started after step %d, from a beginning that runs share", self.trunk.step)
+        return True
+
+    def _history_of_trunk(self) -> bytes:
+        """The trunk's metrics; a record, so that training does not end where they are gone."""
+        assert self.trunk is not None
+        try:
+            return (self.trunk.folder / METRICS_FILE).read_bytes()
+        except OSError as error:
+            log.warning("the metrics of the shared beginning cannot be read: %s", error)
+            return b""
 
     @property
     def _metrics_path(self) -> Path | None:
@@ -251,7 +285,8 @@ class TrainingRun:
         model, number = self.state.model, 0
         if self.ranks.is_main:
             kept = self.work_folder / ATTENTION_FILE
-            before = kept.read_text(encoding="utf-8") if kept.exists() else ""
+            trunks = "" if self.trunk is None else self.trunk.attention
+            before = kept.read_text(encoding="utf-8") if kept.exists() else trunks
             name = self._choose_attention(before)
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(name, encoding="utf-8")
@@ -313,11 +348,13 @@ def build_state(model: GPT, groups: list[ParamGroup], ranks: Ranks, spec: JobSpe
 def provenance(run: TrainingRun) -> dict[str, Any]:
     """What a training job says about how and where it ran."""
     hardware = describe_hardware(run.ranks, run.state.model.compute_dtype)
+    shared = run.state.started_from_step
     return {
         **hardware,
         "attention": run.attention,
         "device_batch_size": run.spec.execution.device_batch_size,
         "resumed_from_step": run.resumed_from_step,
+        **({"started_from_step": shared} if shared else {}),
     }
 
 

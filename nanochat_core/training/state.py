@@ -1,7 +1,7 @@
 """Everything that a resume needs, as one object."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -9,7 +9,6 @@ from nanochat_core.errors import CheckpointError
 from nanochat_core.model.gpt import GPT
 from nanochat_core.optim.groups import StateShard
 from nanochat_core.optim.muon_adamw import MuonAdamW
-from nanochat_core.training.checkpoint_files import Checkpoint
 from nanochat_core.training.checkpoints import spread_over_ranks
 from nanochat_core.training.loss_scale import LossScale
 from nanochat_core.training.loss_watch import LossWatch
@@ -18,10 +17,21 @@ WEIGHTS = "model."
 MOMENTS = "optimizer."
 
 
+class SavedState(Protocol):
+    """A state to go on from, as a checkpoint or a published model holds it."""
+
+    step: int
+    scalars: dict[str, Any]
+
+    def read(self, name: str, start: int | None = None, stop: int | None = None) -> torch.Tensor:
+        """A tensor, or its rows [start, stop), on the CPU; names begin as in `shards`."""
+
+
 @dataclass
 class TrainState:
     """Weights, optimizer, step and running values; `step` also is the position in the data.
 
+    `started_from_step` is where a shared beginning ended that this run did not train itself.
     `is_whole` is False while the optimizer changes the weights: what fails then, as memory that
     runs out, leaves nothing that is worth saving.
     """
@@ -30,6 +40,7 @@ class TrainState:
     optimizer: MuonAdamW
     step: int = 0
     training_seconds: float = 0.0
+    started_from_step: int = 0
     loss_scale: LossScale = field(default_factory=LossScale)
     watch: LossWatch = field(default_factory=LossWatch)
     is_whole: bool = True
@@ -68,22 +79,23 @@ class TrainState:
             "training_seconds": self.training_seconds,
             "loss_scale": self.loss_scale.scale,
             "loss_scale_good_steps": self.loss_scale.good_steps,
+            "started_from_step": self.started_from_step,
         }
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over a checkpoint in place, without a change of any dtype."""
+    def restore(self, saved: SavedState) -> None:
+        """Take over what was saved in place, without a change of any dtype."""
         for name, tensor in self.model.state_dict().items():
-            copy_in_place(tensor, checkpoint.read(WEIGHTS + name), name)
-        self.optimizer.load_state(
-            lambda name, start, stop: checkpoint.read(MOMENTS + name, start, stop)
-        )
-        scalars = checkpoint.scalars
+            copy_in_place(tensor, saved.read(WEIGHTS + name), name)
+        self.optimizer.load_state(lambda name, start, stop: saved.read(MOMENTS + name, start, stop))
+        scalars = saved.scalars
         self.optimizer.steps = scalars["optimizer_steps"]
         self.watch.restore(scalars["loss_watch"])
         self.training_seconds = scalars["training_seconds"]
         self.loss_scale.scale = scalars["loss_scale"]
         self.loss_scale.good_steps = scalars["loss_scale_good_steps"]
-        self.step = checkpoint.step
+        # Checkpoints of an older version have none.
+        self.started_from_step = scalars.get("started_from_step", 0)
+        self.step = saved.step
 
 
 def copy_in_place(target: torch.Tensor, source: torch.Tensor, name: str) -> None:

@@ -82,6 +82,7 @@ def test_where_things_run_has_these_fields_and_no_others() -> None:
         "compile",
         "compile_scope",
         "share_kernels",
+        "share_beginnings",
         "reduction",
         "log_every",
         "checkpoint_every",

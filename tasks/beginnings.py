@@ -1,0 +1,95 @@
+"""Shared beginnings of pretraining runs: the longest that the store has, for a run to go on from.
+
+A trunk is an ordinary `pretrain` artifact (nanochat_core.training.trunk), so nothing is cached or
+named here: it is looked for by what this run would ask for. What is found changes the time that a
+run takes, and nothing of what comes out.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from nanochat_core.artifacts.types import ArtifactRef, Manifest, Request
+from nanochat_core.errors import ArtifactNotFoundError, DamagedFileError
+from nanochat_core.tokenizer.tokenizer import Tokenizer
+from nanochat_core.training.dial import plan_training
+from nanochat_core.training.recipes import PretrainRecipe
+from nanochat_core.training.trunk import STATE_FILE, begins_with, is_horizon_free, trunk_recipe
+from tasks.stage import StageWork
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """A beginning that was found: its artifact, its steps, and its files on this machine."""
+
+    ref: ArtifactRef
+    steps: int
+    folder: Path
+
+
+def find_trunk(work: StageWork, recipe: PretrainRecipe, code_version: int) -> Trunk | None:
+    """The longest beginning of this run in the store; None also where none is wanted.
+
+    A forced run takes nothing that was made before. What is damaged is passed over with a warning.
+    """
+    if not work.execution.share_beginnings or work.call.force:
+        return None
+    store = work.call.run.store
+    for steps, ref in _candidates(work, recipe, code_version):
+        try:
+            return Trunk(ref, steps, store.materialize(ref))
+        except (ArtifactNotFoundError, DamagedFileError) as error:
+            work.report.log(logging.WARNING, f"a shared beginning cannot be used: {error}")
+    return None
+
+
+def request_of_trunk(
+    work: StageWork, recipe: PretrainRecipe, code_version: int, steps: int
+) -> Request:
+    """What the first `steps` steps of this run are asked for as."""
+    return Request(
+        station=work.station,
+        code_version=code_version,
+        recipe=trunk_recipe(recipe, steps).model_dump(mode="json"),
+        inputs={name: ref.digest for name, ref in work.input_refs.items()},
+    )
+
+
+def _candidates(
+    work: StageWork, recipe: PretrainRecipe, code_version: int
+) -> list[tuple[int, ArtifactRef]]:
+    """Steps and reference of every beginning of this run in the store, the longest first."""
+    if not is_horizon_free(recipe):
+        return []
+    num_steps = _num_steps(work, recipe)
+    inputs = {name: ref.digest for name, ref in work.input_refs.items()}
+    found = []
+    for manifest in _published(work):
+        steps = manifest.recipe.get("num_iterations")
+        is_alike = (manifest.code_version, manifest.inputs) == (code_version, inputs)
+        if not is_alike or not isinstance(steps, int) or not _has_state(manifest):
+            continue
+        other = PretrainRecipe.model_validate(manifest.recipe)
+        if other != recipe and begins_with(recipe, num_steps, other, steps):
+            found.append((steps, manifest.ref))
+    return sorted(found, key=lambda each: each[0], reverse=True)
+
+
+def _published(work: StageWork) -> Iterator[Manifest]:
+    """The newest manifest of every artifact of this station; damaged ones are left out."""
+    store = work.call.run.store
+    for ref in store.list(work.station):
+        try:
+            yield store.manifest(ref)
+        except (ArtifactNotFoundError, DamagedFileError):
+            continue  # removed or replaced meanwhile
+
+
+def _has_state(manifest: Manifest) -> bool:
+    return any(file.path == STATE_FILE for file in manifest.files)
+
+
+def _num_steps(work: StageWork, recipe: PretrainRecipe) -> int:
+    vocab_size = Tokenizer.load(work.inputs["tokenizer"]).vocab_size
+    return plan_training(recipe, vocab_size).num_iterations
