@@ -32,7 +32,7 @@ POOL_TYPE = "process"
 WATCH = "nanochat: a run that is not heard of any more is crashed"
 SILENT_SECONDS = 90
 """Three heartbeats of the deployments: two may be lost on a busy machine."""
-FLOWS = ("speedrun", "stage", "serve")
+FLOWS = ("speedrun", "stage", "serve", "miniseries", "scaling_laws", "sweep")
 """Only ours: other flows on the server may send a heartbeat less often than the window."""
 PAGE = 200
 DEPLOYMENT_FIELDS = {

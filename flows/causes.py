@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from flows.differing import FieldChange, changes, shown
-from flows.dry_line import Planned
 from flows.presets import STATIONS
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import ArtifactRef, Manifest
 from nanochat_core.config.base import Config
 from nanochat_core.errors import ArtifactNotFoundError, DamagedFileError
+
+if TYPE_CHECKING:
+    # At run time it would bring Prefect, which comparing has no use for.
+    from flows.dry_line import Planned
 
 CauseKind = Literal[
     "recipe", "code version", "input", "result", "gone", "forced", "damaged", "none yet"
@@ -55,7 +58,7 @@ class Side:
         )
 
     @classmethod
-    def planned(cls, planned: Planned) -> "Side":
+    def planned(cls, planned: "Planned") -> "Side":
         """Of what a run would ask for, as far as that is known."""
         made = {name: known.ref for name, known in planned.inputs.items() if known.ref}
         return cls(

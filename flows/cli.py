@@ -3,11 +3,9 @@
 import functools
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, MutableMapping
-from types import FrameType
-from typing import Annotated, Any, NoReturn, ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 
@@ -17,16 +15,22 @@ from flows.bootstrap_command import bootstrap
 from flows.by_hand.commands import eval_app, train_app
 from flows.chat_command import EPILOG_LINES as CHAT_EXAMPLES
 from flows.chat_command import chat
+from flows.comparing.command import EPILOG_LINES as COMPARE_EXAMPLES
+from flows.comparing.command import compare
 from flows.data_command import data_app
 from flows.doctor_command import EPILOG_LINES as DOCTOR_EXAMPLES
 from flows.doctor_command import doctor
+from flows.exporting.command import EPILOG_LINES as EXPORT_EXAMPLES
+from flows.exporting.command import export
 from flows.join_command import EPILOG_LINES as JOIN_EXAMPLES
 from flows.join_command import join
 from flows.plan_command import EPILOG_LINES as PLAN_EXAMPLES
 from flows.plan_command import plan
 from flows.run_options import takes_run_options
 from flows.serve_command import serve
+from flows.starting import Terminated, start_server, stop_in_order
 from flows.store_commands import COMMANDS as STORE_COMMANDS
+from flows.sweeps.commands import COMMANDS as SWEEPS
 from flows.verify_resume_command import EPILOG_LINES as VERIFY_EXAMPLES
 from flows.verify_resume_command import verify_resume
 from flows.why_command import COMMANDS as WHY_COMMANDS
@@ -47,7 +51,20 @@ def examples(*lines: str) -> str:
 
 BENCHMARKS = ("train", "infer", "serve", "tokens", "core", "chat-eval")
 
+
+class _Nanochat(typer.core.TyperGroup):
+    """Knows commands of two words, as in `nanochat run sweep`, beside those of one."""
+
+    def resolve_command(self, context: Any, arguments: list[str]) -> tuple[Any, Any, list[str]]:
+        """Two words if they are a command together, else the first."""
+        both = " ".join(arguments[:2]).replace("_", "-")
+        if both in self.commands:
+            return both, self.commands[both], arguments[2:]
+        return super().resolve_command(context, arguments)
+
+
 app = typer.Typer(
+    cls=_Nanochat,
     help="Text to a chat model that answers, cached and resumable.",
     epilog=examples(
         "nanochat plan demo         what a run would take, and what is there already",
@@ -82,14 +99,6 @@ app.add_typer(eval_app, name="eval")
 Arguments = ParamSpec("Arguments")
 
 
-class _Terminated(BaseException):
-    """SIGTERM, as an exception that ends this process in order."""
-
-
-def _raise_terminated(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise _Terminated
-
-
 def told(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     """Turn our errors into one message and an exit code, without a traceback."""
 
@@ -103,7 +112,7 @@ def told(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
         except KeyboardInterrupt:
             code = EXIT_INTERRUPTED
             typer.echo(STOPPED, err=True)
-        except _Terminated:
+        except Terminated:
             code = EXIT_TERMINATED
             typer.echo(STOPPED, err=True)
         else:
@@ -120,7 +129,7 @@ def _environ() -> MutableMapping[str, str]:
 @app.command(
     epilog=examples(
         "nanochat run demo                       the text of this machine",
-        "nanochat run demo --source book.txt     yours: txt, md, jsonl, parquet",
+        "nanochat run demo --source book.txt     yours: txt, md, jsonl, parquet, .gz",
         "nanochat run demo --depth 4             a deeper model",
         "nanochat run demo --set sft.epochs=2    only sft and what follows run",
         "nanochat run demo --stop-after tokens   the data only",
@@ -137,15 +146,21 @@ def run(parameters: Any) -> None:
 
     The stations: shards, tokenizer, tokens, benchmarks, pretrain, base_eval, sft, chat_eval_sft,
     rl, chat_eval_rl, report, release. That of benchmarks is there only if --benchmarks is given.
+
+    Several runs and one table of them: nanochat run miniseries, scaling-laws, sweep (each has a
+    --help of its own).
     """
     _run_line(parameters)
 
 
+for _name, _command, _lines in SWEEPS:
+    app.command(f"run {_name}", epilog=examples(*_lines))(told(_command))
+
+
 def _run_line(parameters: Any) -> None:
-    signal.signal(signal.SIGTERM, _raise_terminated)
+    stop_in_order()
     environ = _environ()
     from flows.closing import closing_lines
-    from flows.local_server import DEFAULTS, LocalServer, check_reachable, has_own_server
     from flows.parameters import check
     from nanochat_core.artifacts.store import ArtifactStore
 
@@ -155,15 +170,7 @@ def _run_line(parameters: Any) -> None:
     typer.echo(f"{parameters.preset}: artifacts in {store.url}")
     for warning in resolved.warnings:
         typer.echo(f"note: {warning}", err=True)
-    for name, value in DEFAULTS.items():
-        environ.setdefault(name, value)
-    check_reachable(environ)
-    if resolved.pools and not has_own_server(environ):
-        raise ConfigError(
-            "--pool asks workers of a Prefect server, and none is named; set PREFECT_API_URL"
-        )
-    server = None if has_own_server(environ) else LocalServer(environ)
-    typer.echo("starting Prefect, which takes some seconds")
+    server = start_server(environ, needs_workers=bool(resolved.pools))
     from flows.running import run_watched
 
     view = run_watched(parameters, resolved.stations, server, sys.stdout)
@@ -192,6 +199,8 @@ app.command(
 
 app.add_typer(data_app(told, examples), name="data")
 app.command(epilog=examples(*PLAN_EXAMPLES))(told(plan))
+app.command(epilog=examples(*COMPARE_EXAMPLES))(told(compare))
+app.command(epilog=examples(*EXPORT_EXAMPLES))(told(export))
 app.command(epilog=examples(*BOOTSTRAP_EXAMPLES))(told(bootstrap))
 app.command(epilog=examples(*DOCTOR_EXAMPLES))(told(doctor))
 app.command(epilog=examples(*JOIN_EXAMPLES))(join)

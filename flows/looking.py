@@ -13,15 +13,24 @@ from nanochat_core.artifacts.listing import listed
 from nanochat_core.artifacts.location import default_store_url
 from nanochat_core.artifacts.newest import newest_manifests
 from nanochat_core.artifacts.store import ArtifactStore
-from nanochat_core.artifacts.types import RESERVED_NAMES, SCORE_STATION, SHARD_STATION, Manifest
+from nanochat_core.artifacts.types import (
+    EXPORT_STATION,
+    RESERVED_NAMES,
+    SCORE_STATION,
+    SHARD_STATION,
+    SWEEP_STATION,
+    Manifest,
+)
 from nanochat_core.errors import ArtifactNotFoundError
 from nanochat_core.inference.finding import ModelFinder
 from tasks.kernel_cache import STATION as KERNELS
 from tasks.listening import describe_metrics
 
 LATEST = "latest"
-BESIDE_THE_LINE = (KERNELS, SHARD_STATION, SCORE_STATION)
-"""What stations keep for others: compiled kernels, published shards, scores of single tasks."""
+BESIDE_THE_LINE = (KERNELS, SHARD_STATION, SCORE_STATION, SWEEP_STATION, EXPORT_STATION)
+"""What stations keep for others (compiled kernels, published shards, scores of single tasks), and
+what is made of their artifacts.
+"""
 
 
 def open_store(url: str, environ: Mapping[str, str]) -> ArtifactStore:

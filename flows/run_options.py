@@ -139,31 +139,45 @@ OPTIONS: Options = {
 }
 
 
-def takes_run_options(command: Callable[..., None]) -> Callable[..., None]:
+Command = Callable[..., None]
+
+
+def takes_options(
+    options: Options, parse: Callable[[dict[str, Any]], Any]
+) -> Callable[[Command], Command]:
+    """A command with these options among its own; it gets what `parse` makes of their values."""
+
+    def decorate(command: Command) -> Command:
+        own = [*inspect.signature(command).parameters.values()][1:]
+
+        @functools.wraps(command)
+        def wrapped(**values: Any) -> None:
+            given = {name: values.pop(name) for name in options}
+            command(parse(given), **values)
+
+        first = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=k)
+            for name, (k, default) in options.items()
+        ]
+        rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        # PRESET stands for itself in most cases: what has to be given comes before it.
+        needed = [p for p in rest if p.default is p.empty]
+        optional = [p for p in rest if p not in needed]
+        signature = inspect.Signature([*needed, *first, *optional])
+        # typer reads the signature; what functools.wraps has copied would contradict it.
+        wrapped.__signature__ = signature  # type: ignore[attr-defined]
+        wrapped.__annotations__ = {}
+        return wrapped
+
+    return decorate
+
+
+def takes_run_options(command: Command) -> Command:
     """A command with the options of a run among its own; it gets them as `parameters`.
 
     They are RunParameters, checked as far as that needs no look at the source.
     """
-    own = [p for name, p in inspect.signature(command).parameters.items() if name != "parameters"]
-
-    @functools.wraps(command)
-    def wrapped(**values: Any) -> None:
-        given = {name: values.pop(name) for name in OPTIONS}
-        command(_parameters(given), **values)
-
-    first = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
-        for name, (kind, default) in OPTIONS.items()
-    ]
-    rest = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    # PRESET stands for itself in most cases: what has to be given comes before it.
-    needed = [p for p in rest if p.default is p.empty]
-    optional = [p for p in rest if p not in needed]
-    signature = inspect.Signature([*needed, *first, *optional])
-    # typer reads the signature; what functools.wraps has copied would contradict it.
-    wrapped.__signature__ = signature  # type: ignore[attr-defined]
-    wrapped.__annotations__ = {}
-    return wrapped
+    return takes_options(OPTIONS, _parameters)(command)
 
 
 def _parameters(given: dict[str, Any]) -> Any:
@@ -174,11 +188,16 @@ def _parameters(given: dict[str, Any]) -> Any:
     return parse_parameters(
         {
             "overrides": {**weak, **parse_assignments(given.pop("assignments"))},
-            "stage_pools": dict(map(_pool, given.pop("pool"))),
+            "stage_pools": parsed_pools(given.pop("pool")),
             "run": given.pop("run_name"),
             **given,
         }
     )
+
+
+def parsed_pools(texts: list[str]) -> dict[str, str]:
+    """`--pool` options as station -> work pool."""
+    return dict(map(_pool, texts))
 
 
 def _pool(text: str) -> tuple[str, str]:

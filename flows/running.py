@@ -25,16 +25,24 @@ def run_watched(
     output: TextIO,
 ) -> View:
     """Run the line and show it; the view knows how each stage went, and what is said at the end."""
-    with make_view(output) as view, _warnings_shown(view), listening(view):
+    view = make_view(output)
+    with watched(view, server):
         view.planned(stations)
+        run_line(parameters)
+    return view
+
+
+@contextmanager
+def watched(view: View, server: LocalServer | None) -> Iterator[None]:
+    """Let the view hear and show what flows do in this block, once the server answers."""
+    with view, _warnings_shown(view), listening(view):
         if server is not None:
             server.wait()
         # They tell a lasting server of a dead run (`nanochat bootstrap` sets the watch), and cost a
         # second at every end.
         heartbeat = HEARTBEAT_SECONDS if server is None else None
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: heartbeat}):
-            run_line(parameters)
-        return view
+            yield
 
 
 def run_line(parameters: RunParameters) -> ArtifactRef | None:

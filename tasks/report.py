@@ -1,10 +1,10 @@
 """Station `report`: one page about the run, its plots, and the scores in a file."""
 
-import base64
 from collections.abc import Mapping
 
 from nanochat_core.artifacts.types import Manifest
 from nanochat_core.config.job import StageOutput
+from nanochat_core.report.inlining import with_images
 from nanochat_core.report.material import Material, StageRow
 from nanochat_core.report.numbers import pick_key_numbers
 from nanochat_core.report.recipe import ReportRecipe
@@ -26,11 +26,7 @@ def report_page(call: StageCall, record: StageRecord, manifest: Manifest) -> str
     material = Material(manifests, {}, stage_rows(records), call.run.provenance)
     page = (folder / REPORT_FILE).read_text(encoding="utf-8")
     page = with_stages(page, stage_lines(material))
-    for file in manifest.files:
-        if file.path.endswith(".png"):
-            image = base64.b64encode((folder / file.path).read_bytes()).decode("ascii")
-            page = page.replace(f"]({file.path})", f"](data:image/png;base64,{image})")
-    return page
+    return with_images(page, folder, [file.path for file in manifest.files])
 
 
 @stage(STATION, code_version=CODE_VERSION, page=report_page)

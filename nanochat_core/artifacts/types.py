@@ -17,6 +17,8 @@ RESERVED_NAMES = frozenset({"inprogress", "aliases", "runs", "locks", "cache"})
 
 SHARD_STATION, SCORE_STATION = "shard", "score"
 """Single published shards, and scores of single tasks: artifacts beside the line."""
+SWEEP_STATION, EXPORT_STATION = "sweep", "export"
+"""What is made of the line's artifacts: a table of many runs, a folder for other programs."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

@@ -5,6 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nanochat_core.report.figures import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    SEQUENCE,
+    new_figure,
+    save_figure,
+)
 from nanochat_core.report.material import CHAT_EVALS, Material, Series
 from nanochat_core.report.scores import IDENTITY, IDENTITY_KINDS, OVERALL, Score
 
@@ -12,11 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH_INCHES, DOTS_PER_INCH = 9.0, 100
-# Okabe and Ito, "Color Universal Design" (2008): told apart with every kind of colour vision.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#808080"
-SEQUENCE = ("#74a9cf", "#3690c0", "#0570b0", "#023858")
-"""From light to dark: an order that is also seen without colour."""
 FEW_POINTS, SMOOTH_FROM = 15, 40
 """Below the first every point is marked; from the second on a noisy curve gets a running mean."""
 LABEL_GAP = 0.055
@@ -33,8 +37,7 @@ def draw_plots(material: Material, folder: Path) -> dict[str, str]:
     for name, (title, draw) in PLOTS.items():
         figure = draw(material)
         if figure is not None:
-            # Without the name of the software: the same numbers give the same bytes.
-            figure.savefig(folder / name, format="png", metadata={"Software": None})
+            save_figure(figure, folder / name)
             written[name] = title
     return written
 
@@ -45,18 +48,22 @@ def pretrain_plot(material: Material) -> "Figure | None":
 
 
 def sft_plot(material: Material) -> "Figure | None":
-    """Loss over steps of fine-tuning, and bits per byte if they were measured."""
+    """Loss over steps of fine-tuning, and that of held-out conversations if it was measured."""
     return _training_plot(material, "sft", "train loss / nats per supervised token")
 
 
 def _training_plot(material: Material, station: str, loss_label: str) -> "Figure | None":
-    loss, bpb = (material.series(station, name) for name in ("train/loss", "val/bpb"))
-    panels = [(loss, loss_label, BLUE)] if loss else []
-    panels += [(bpb, "validation / bits per byte", ORANGE)] if bpb else []
+    curves = (
+        ("train/loss", loss_label, BLUE),
+        ("val/bpb", "validation / bits per byte", ORANGE),
+        ("val/loss", "held-out loss / nats per supervised token", ORANGE),
+    )
+    found = [(material.series(station, name), label, color) for name, label, color in curves]
+    panels = [panel for panel in found if panel[0]]
     if not panels:
         return None
     tokens, steps = (material.metric(station, name) for name in ("tokens", "steps"))
-    figure, axes = _figure(len(panels))
+    figure, axes = new_figure(len(panels))
     for axis, (series, label, color) in zip(axes, panels, strict=True):
         _curve(axis, series, color, label)
         if tokens and steps:
@@ -69,7 +76,7 @@ def rl_plot(material: Material) -> "Figure | None":
     reward, passes = material.series("rl", *REWARD), pass_at(material)
     if not reward and not passes:
         return None
-    figure, axes = _figure(bool(reward) + bool(passes))
+    figure, axes = new_figure(bool(reward) + bool(passes))
     if reward:
         _noisy_curve(axes[0], reward, BLUE, "mean reward per sample")
         axes[0].set_ylim(0, max(1.0, *reward.values))
@@ -85,7 +92,7 @@ def scores_plot(material: Material) -> "Figure | None":
     names = list(dict.fromkeys(name for scores in both.values() for name in scores))
     if not names:
         return None
-    figure, (axis,) = _figure(1)
+    figure, (axis,) = new_figure(1)
     _bars(axis, names, both)
     return figure
 
@@ -113,19 +120,6 @@ PLOTS: dict[str, tuple[str, Draw]] = {
     "rl.png": ("Reinforcement learning", rl_plot),
     "scores.png": ("Scores of the chat model", scores_plot),
 }
-
-
-def _figure(num_panels: int) -> "tuple[Figure, Sequence[Axes]]":
-    # Imported where it is used: it takes half a second, and a report is the last of the line.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(WIDTH_INCHES, 3.6), dpi=DOTS_PER_INCH, layout="constrained")
-    axes: Any = figure.subplots(1, num_panels, squeeze=False)
-    for axis in axes[0]:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="y", color="#e0e0e0", linewidth=0.8)
-        axis.set_axisbelow(True)
-    return figure, list(axes[0])
 
 
 def _curve(axis: "Axes", series: Series, color: str, label: str) -> None:

@@ -43,8 +43,9 @@ def curves(material: Material, plots: Mapping[str, str]) -> Lines:
 def _training_words(material: Material, station: str) -> str:
     loss = _from_to("train loss", material.series(station, "train/loss"))
     bpb = _from_to("validation bits per byte", material.series(station, "val/bpb"))
+    held_out = _from_to("held-out loss", material.series(station, "val/loss"))
     looks = [_from_to(name, material.series(station, name)) for name in IN_TRAINING]
-    return _sentence(loss, bpb, *looks)
+    return _sentence(loss, bpb, held_out, *looks)
 
 
 def _rl_words(material: Material) -> str:

@@ -38,7 +38,16 @@ def names(listed: list[dict[str, Any]]) -> set[str]:
 
 def test_the_file_offers_these_deployments(listed: list[dict[str, Any]]) -> None:
     line = {f"speedrun/{name}" for name in ("speedrun", "fleet", "tokens", "pretrain", "sft", "rl")}
-    assert names(listed) == line | {"stage/cpu", "stage/gpu", "serve/serve"}
+    sweeps = {"miniseries/miniseries", "scaling_laws/scaling-laws", "sweep/sweep"}
+    assert names(listed) == line | sweeps | {"stage/cpu", "stage/gpu", "serve/serve"}
+
+
+def test_a_run_that_is_not_heard_of_any_more_is_noticed_of_every_flow(
+    listed: list[dict[str, Any]],
+) -> None:
+    from flows.bootstrap import FLOWS
+
+    assert {flow_of(entry).name for entry in listed} == {*FLOWS}
 
 
 def test_every_parameter_is_one_that_its_flow_takes(listed: list[dict[str, Any]]) -> None:

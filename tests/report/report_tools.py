@@ -103,7 +103,7 @@ CONTENTS: dict[str, dict[str, Any]] = {
             {"prompt": "Note that", "completion": "", "temperature": 0.7, "seed": 1},
         ],
     },
-    "sft": {"metrics.jsonl": lines(train_loss={5: 3.0, 10: 2.0})},
+    "sft": {"metrics.jsonl": lines(train_loss={5: 3.0, 10: 2.0}, val_loss={0: 3.5, 10: 2.5})},
     "chat_eval_sft": {"scores.json": chat_scores(BEFORE), "answers.json": answers(BEFORE)},
     "rl": {
         "metrics.jsonl": lines(

@@ -86,6 +86,7 @@ def test_a_whole_line_has_every_section_and_plot(whole: Whole) -> None:
     for name in output.files:
         assert (whole.folder / name).stat().st_size > 0
     assert "preset tiny, written by run 20260101-000000-abc123" in page
+    assert "held-out loss 3.500 at step 0, 2.500 at step 10." in page
     assert "This run: 18 s in these stages. Making all of it: 18 s, of which training" in page
 
 
