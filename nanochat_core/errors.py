@@ -14,6 +14,7 @@ NanochatError
 │   └── LeaseLostError           another machine has taken over what this one was making
 ├── CheckpointError          no usable checkpoint, or one of another model
 ├── TrainingError            a loss or gradient that is not finite, or far too high for long
+├── ExportError              an exported folder that does not do what the model does
 └── JobError                 a training or evaluation process that failed
     ├── JobLostError         killed, or died of its machine: worth another try
     │   ├── RanksLostError       a rank waited too long for another one
@@ -76,6 +77,10 @@ class CheckpointError(NanochatError):
 
 class TrainingError(NanochatError):
     """A loss or a gradient that is not finite, or a loss that stays far too high."""
+
+
+class ExportError(NanochatError):
+    """An exported model or tokenizer that does not do what ours does."""
 
 
 class JobError(NanochatError):

@@ -10,7 +10,10 @@ import importlib, pkgutil, sys, warnings
 from pathlib import Path
 
 ABSENT = {"prefect", "fastapi", "uvicorn", "wandb", "trackio", "datasets", "s3fs", "typer", "rich",
-          "matplotlib"}
+          "matplotlib", "transformers", "tokenizers"}
+# The server is the web, and what an export runs with is transformers.
+OWN = ("nanochat_core.serving.", "nanochat_core.export.hub_model.",
+       "nanochat_core.export.hub_generate")
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):
@@ -21,8 +24,7 @@ sys.meta_path.insert(0, Refuse())
 warnings.simplefilter("error")
 import nanochat_core
 for module in pkgutil.walk_packages(nanochat_core.__path__, "nanochat_core."):
-    # The server is the web.
-    if not module.name.startswith("nanochat_core.serving."):
+    if not module.name.startswith(OWN):
         importlib.import_module(module.name)
 assert not ABSENT & {name.partition(".")[0] for name in sys.modules}
 print("ok")
