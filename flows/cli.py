@@ -1,5 +1,6 @@
 """The command `nanochat`. Heavy imports wait until a command needs them: `--help` is instant."""
 
+import difflib
 import functools
 import os
 import shlex
@@ -49,6 +50,8 @@ def examples(*lines: str) -> str:
     return "\n  ".join(("\b\nExamples:", *lines))
 
 
+ALIKE = 0.6
+"""How near a misspelt word is to what was meant, as difflib measures it."""
 BENCHMARKS = ("train", "infer", "serve", "tokens", "core", "chat-eval")
 
 
@@ -60,7 +63,26 @@ class _Nanochat(typer.core.TyperGroup):
         both = " ".join(arguments[:2]).replace("_", "-")
         if both in self.commands:
             return both, self.commands[both], arguments[2:]
+        if likely := self._misspelt(both):
+            context.fail(f"there is no command {both!r}; did you mean: nanochat {likely}")
         return super().resolve_command(context, arguments)
+
+    def _misspelt(self, both: str) -> str:
+        """The command of two words that is nearest to these, if no preset is nearer; or ''."""
+        first, _, second = both.partition(" ")
+        commands = [word for name in self.commands for word in _after(first, name)]
+        if second.startswith("-") or not difflib.get_close_matches(second, commands, cutoff=ALIKE):
+            return ""
+        from flows.presets import PRESETS
+
+        (nearest,) = difflib.get_close_matches(second, [*commands, *PRESETS], 1, ALIKE)
+        return f"{first} {nearest}" if nearest in commands else ""
+
+
+def _after(first: str, name: str) -> list[str]:
+    """The second word of a command whose first one this is."""
+    before, _, word = name.partition(" ")
+    return [word] if word and before == first else []
 
 
 app = typer.Typer(

@@ -7,6 +7,7 @@ from flows.presets import STATIONS
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import ArtifactRef, Manifest
 from nanochat_core.errors import ArtifactNotFoundError, DamagedFileError
+from nanochat_core.report.begun import began_with
 
 _INDENT = "  "
 _SHOWN = 3
@@ -29,6 +30,7 @@ def _add(
     lines.append(f"{indent}{_line(manifest, refs)}")
     inner = indent + _INDENT
     lines += [f"{inner}{line}" for line in source_lines(manifest.recipe)]
+    lines += [f"{inner}{begun}"] if (begun := began_with(manifest)) else []
     for name, ref in refs.items():
         if _key(ref) in seen:
             continue

@@ -2,16 +2,20 @@
 
 A trunk is an ordinary `pretrain` artifact (nanochat_core.training.trunk), so nothing is cached or
 named here: it is looked for by what this run would ask for. What is found changes the time that a
-run takes, and nothing of what comes out.
+run takes, and on like machines nothing of what comes out: the job goes on only from steps that ran
+as its own would (`nanochat_core.training.trunk.numerics`, attention, rows of a micro-batch). It is
+a help and never a need: whatever is wrong with it, training starts at step 0.
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from nanochat_core.artifacts.newest import newest_manifests
 from nanochat_core.artifacts.types import ArtifactRef, Manifest, Request
-from nanochat_core.errors import ArtifactNotFoundError, DamagedFileError
+from nanochat_core.errors import ConfigError, StoreError
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 from nanochat_core.training.dial import plan_training
 from nanochat_core.training.recipes import PretrainRecipe
@@ -31,15 +35,22 @@ class Trunk:
 def find_trunk(work: StageWork, recipe: PretrainRecipe, code_version: int) -> Trunk | None:
     """The longest beginning of this run in the store; None also where none is wanted.
 
-    A forced run takes nothing that was made before. What is damaged is passed over with a warning.
+    A forced run takes nothing that was made before. What cannot be had is passed over with a
+    warning.
     """
-    if not work.execution.share_beginnings or work.call.force:
+    if not work.execution.share_beginnings or work.call.force or not is_horizon_free(recipe):
         return None
     store = work.call.run.store
-    for steps, ref in _candidates(work, recipe, code_version):
+    num_steps = _num_steps(work, recipe)
+    try:
+        published = newest_manifests(store, work.station)
+    except (StoreError, OSError) as error:
+        work.report.log(logging.WARNING, f"no shared beginning can be looked for: {error}")
+        return None
+    for steps, ref in _candidates(work, recipe, num_steps, code_version, published):
         try:
             return Trunk(ref, steps, store.materialize(ref))
-        except (ArtifactNotFoundError, DamagedFileError) as error:
+        except (StoreError, OSError) as error:
             work.report.log(logging.WARNING, f"a shared beginning cannot be used: {error}")
     return None
 
@@ -57,33 +68,34 @@ def request_of_trunk(
 
 
 def _candidates(
-    work: StageWork, recipe: PretrainRecipe, code_version: int
+    work: StageWork,
+    recipe: PretrainRecipe,
+    num_steps: int,
+    code_version: int,
+    published: list[Manifest],
 ) -> list[tuple[int, ArtifactRef]]:
     """Steps and reference of every beginning of this run in the store, the longest first."""
-    if not is_horizon_free(recipe):
-        return []
-    num_steps = _num_steps(work, recipe)
     inputs = {name: ref.digest for name, ref in work.input_refs.items()}
     found = []
-    for manifest in _published(work):
+    for manifest in published:
         steps = manifest.recipe.get("num_iterations")
         is_alike = (manifest.code_version, manifest.inputs) == (code_version, inputs)
         if not is_alike or not isinstance(steps, int) or not _has_state(manifest):
             continue
-        other = PretrainRecipe.model_validate(manifest.recipe)
-        if other != recipe and begins_with(recipe, num_steps, other, steps):
+        other = _recipe_of(manifest)
+        if other is None or other == recipe:
+            continue
+        if begins_with(recipe, num_steps, other, steps):
             found.append((steps, manifest.ref))
     return sorted(found, key=lambda each: each[0], reverse=True)
 
 
-def _published(work: StageWork) -> Iterator[Manifest]:
-    """The newest manifest of every artifact of this station; damaged ones are left out."""
-    store = work.call.run.store
-    for ref in store.list(work.station):
-        try:
-            yield store.manifest(ref)
-        except (ArtifactNotFoundError, DamagedFileError):
-            continue  # removed or replaced meanwhile
+def _recipe_of(manifest: Manifest) -> PretrainRecipe | None:
+    """The recipe of an artifact; None for one that is not known here, as of a later checkout."""
+    try:
+        return PretrainRecipe.model_validate(manifest.recipe)
+    except (ValidationError, ConfigError):
+        return None
 
 
 def _has_state(manifest: Manifest) -> bool:

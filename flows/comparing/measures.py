@@ -91,15 +91,20 @@ def _last_of_training(model: Manifest, curve: Curve) -> Measured | None:
 
 
 def common_measure(families: Sequence[Family], measures: Measures, metric: Metric) -> Measure:
-    """The one by which all sides can be compared: with repeats, by base_eval, of most models."""
+    """The one by which all sides can be compared: all with repeats, by base_eval, of most models.
+
+    Repeats come first: which of two numbers is the better one matters less than whether the noise
+    of both sides is known.
+    """
 
     def counts(measure: Measure) -> list[int]:
         return [sum(measure in measures[m.digest] for m in each.repeats) for each in families]
 
-    def worth(measure: Measure) -> tuple[bool, bool, int, int, str]:
+    def worth(measure: Measure) -> tuple[bool, bool, bool, int, int, str]:
         number = counts(measure)
         is_scored = measure.station == "base_eval"
-        return (max(number) > 1, is_scored, sum(number), measure.tokens, measure.told)
+        repeated = (min(number) > 1, max(number) > 1)
+        return (*repeated, is_scored, sum(number), measure.tokens, measure.told)
 
     known = dict.fromkeys(measure for found in measures.values() for measure in found)
     common = [measure for measure in known if all(counts(measure))]

@@ -126,9 +126,11 @@ def copy_out(store: "ArtifactStore", ref: "ArtifactRef", folder: Path) -> None:
     """Copy an export, hashed as it is read, and put it in its place when all of it is there.
 
     Until then a folder that exists holds one more, since it may be a disk of its own, and one that
-    does not has it beside.
+    does not has it beside. The card is written anew: the model may have been evaluated meanwhile.
     """
     from nanochat_core.config.job import LOG_FILE
+    from nanochat_core.export.current_card import material_of_export
+    from nanochat_core.export.model_card import write_card
 
     source, manifest = store.materialize(ref), store.manifest(ref)
     is_there, name = folder.is_dir(), f".{folder.name}.{uuid4().hex[:8]}"
@@ -139,6 +141,7 @@ def copy_out(store: "ArtifactStore", ref: "ArtifactRef", folder: Path) -> None:
             if file.path != LOG_FILE:
                 (part / file.path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / file.path, part / file.path)
+        write_card(part, material_of_export(store, ref))
         # Somebody may have used the folder while the model was compared.
         check_free(folder, but=part)
         if is_there:

@@ -20,8 +20,8 @@ from nanochat_core.artifacts.location import default_store_url
 from nanochat_core.artifacts.types import EXPORT_STATION, ArtifactRef
 from nanochat_core.config.base import Config
 from nanochat_core.config.execution import Device, Execution
+from nanochat_core.export.current_card import MODEL_INPUT, TOKENIZER_INPUT
 from nanochat_core.export.recipe import ExportRecipe
-from tasks.export import MODEL, TOKENIZER
 from tasks.export import export as export_stage
 from tasks.listening import current_listener
 from tasks.stage import Run, StageCall
@@ -51,7 +51,7 @@ def export_flow(asked: ExportParameters) -> ArtifactRef:
     run = Run(store, current_listener(), wait=asked.wait, provenance=provenance)
     call = StageCall(run, asked.recipe, Execution(device=asked.device), force=asked.force)
     call.slot = gpu_slot
-    return export_stage(call, {MODEL: model, TOKENIZER: tokenizer_ref(store, model)})
+    return export_stage(call, {MODEL_INPUT: model, TOKENIZER_INPUT: tokenizer_ref(store, model)})
 
 
 def export_watched(

@@ -50,16 +50,14 @@ def forecast(
     price_per_hour: float | None = None,
     machine: Machine | None = None,
     bench: Timing | None = None,
+    estimator: Estimator | None = None,
 ) -> Forecast:
     """What a run will take on `machine` (this one, if none is given); see `Forecast`.
 
-    `bench` is a measurement of training steps there (`flows.forecast.benched`).
+    `bench` is a measurement of training steps there (`flows.forecast.benched`). An `estimator` of
+    that machine (`estimator_for`) may be given where several runs are forecast.
     """
-    here = machine or machine_here(resolved.preset.executions.pretrain)
-    timings = TimingReader(store).read()
-    if bench is not None:
-        timings = Timings((bench, *timings.made), timings.cached_seconds)
-    estimator = _estimator(here, timings, is_here=machine is None)
+    estimator = estimator or estimator_for(resolved, store, machine=machine, bench=bench)
     look = _Look(resolved, store, estimator)
     stations = tuple(look.station(name) for name in look.planned)
     around = estimator.around_the_run()
@@ -67,7 +65,7 @@ def forecast(
     work = max((station.work_bytes for station in stations), default=0)
     found = Forecast(
         preset=resolved.preset_name,
-        machine=here.words,
+        machine=estimator.machine.words,
         busy=busy_here() if machine is None else 0.0,
         pools={
             each.station: resolved.pools[each.station]
@@ -82,6 +80,21 @@ def forecast(
         disk_bytes=work + sum(station.disk_bytes for station in stations),
     )
     return found if price_per_hour is None else _priced(found, price_per_hour)
+
+
+def estimator_for(
+    resolved: ResolvedRun,
+    store: ArtifactStore,
+    *,
+    machine: Machine | None = None,
+    bench: Timing | None = None,
+) -> Estimator:
+    """Times on `machine` (this one, if none is given), by all that the store remembers."""
+    here = machine or machine_here(resolved.preset.executions.pretrain)
+    timings = TimingReader(store).read()
+    if bench is not None:
+        timings = Timings((bench, *timings.made), timings.cached_seconds)
+    return _estimator(here, timings, is_here=machine is None)
 
 
 def _estimator(machine: Machine, timings: Timings, *, is_here: bool) -> Estimator:

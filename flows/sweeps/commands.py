@@ -40,7 +40,10 @@ JobsOption = Annotated[
 PriceOption = Annotated[
     float,
     typer.Option(
-        metavar="PRICE", min=0.0, show_default=False, help="of the machine: a column of money"
+        metavar="PRICE",
+        min=0.0,
+        show_default=False,
+        help="of what one point uses (its GPUs): a column of money",
     ),
 ]
 RUN_OPTIONS = (

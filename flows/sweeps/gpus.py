@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from flows.checks import has_gpu
@@ -18,14 +19,20 @@ def gpus_of_jobs(
 ) -> list[tuple[str, ...]]:
     """The GPUs of each of `jobs` points at a time; none anywhere on a machine without.
 
-    Raises ConfigError where there are not enough for that many.
+    Raises ConfigError where there are not enough for that many, or they cannot be made so.
     """
+    if any("memory://" in run.store_url for run in runs):
+        raise ConfigError(
+            f"--jobs {jobs} points are made in processes of their own, and a store in memory is "
+            "of one process; use --jobs 1, or a store in a folder"
+        )
     if any(_most(run, "nodes") > 1 for run in runs):
         raise ConfigError("points that need several machines are made one at a time; use --jobs 1")
     per_point = max(_most(run, "ranks") for run in runs)
-    if not has_gpu() or per_point == 0:
-        return [()] * jobs
     gpus = visible_gpus(environ)
+    is_hidden = VARIABLE in environ and not gpus
+    if not has_gpu() or is_hidden or per_point == 0:
+        return [()] * jobs
     if len(gpus) < jobs * per_point:
         raise ConfigError(
             f"--jobs {jobs} points of {per_point} GPU(s) each need {jobs * per_point}, and this "
@@ -36,10 +43,13 @@ def gpus_of_jobs(
 
 
 def visible_gpus(environ: Mapping[str, str], nodes: Path = Path("/dev")) -> tuple[str, ...]:
-    """Names of the GPUs that this process may use, as the variable has them."""
-    named = environ.get(VARIABLE, "").strip()
-    if named:
-        return tuple(name.strip() for name in named.split(",") if name.strip())
+    """Names of the GPUs that this process may use, as the variable has them.
+
+    What stands behind a name of no GPU (-1, or nothing) is hidden, as the CUDA driver has it.
+    """
+    if VARIABLE in environ:
+        names = [name.strip() for name in environ[VARIABLE].split(",")]
+        return tuple(takewhile(lambda name: name and not name.startswith("-"), names))
     found = [_DEVICE.match(path.name) for path in nodes.glob("nvidia*")]
     return tuple(str(number) for number in sorted(int(match[1]) for match in found if match))
 

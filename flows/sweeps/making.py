@@ -28,7 +28,7 @@ from nanochat_core.config.execution import Execution
 from nanochat_core.errors import JobError
 from nanochat_core.report.sweeps.page import TEXT_FILE
 from nanochat_core.report.sweeps.recipe import POINT_STATIONS, SweepPoint, SweepRecipe, input_name
-from tasks.cancelling import CancelWatch
+from tasks.cancelling import ASK_SECONDS, CancelWatch
 from tasks.listening import Listener, listening
 from tasks.stage import Run, StageCall
 from tasks.sweep import sweep as sweep_stage
@@ -62,7 +62,14 @@ class Sweep:
         self.listener.sweep_planned(len(self.plan), plan_words(self.plan), self._left.seconds)
 
     def make_points(self) -> None:
-        """Make every point, and first what they share; one that fails does not stop the rest."""
+        """Make every point, and first what they share; one that fails does not stop the rest.
+
+        The stages of a point look whether that is being cancelled, and know nothing of the sweep.
+        """
+        with CancelWatch(ASK_SECONDS):
+            self._make_points()
+
+    def _make_points(self) -> None:
         if self.asked.jobs > 1:
             self._make_side_by_side()
         for place, planned in enumerate(self.plan):
@@ -105,7 +112,7 @@ class Sweep:
         # What is all there is found sooner than a process has started.
         places = {i: each for i, each in enumerate(self.plan) if each.seconds != 0}
         slots = gpus_of_jobs([each.run for each in self.plan], self.asked.jobs, self._environ)
-        with CancelWatch(), SideBySide(places, slots, self._environ, self.listener) as processes:
+        with SideBySide(places, slots, self._environ, self.listener) as processes:
             for place, told in processes.ended():
                 self._keep(place, told)
 

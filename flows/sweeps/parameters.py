@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError
 
 from flows.overrides import config_error, one_of
 from flows.parameters import FROM_PRESET, RunParameters
+from flows.presets import PRESETS
 from flows.sweeps.values import Value
 from nanochat_core.config.base import Config
 from nanochat_core.errors import ConfigError
@@ -48,7 +49,9 @@ class AnySweep(Config):
     compute_dtype: str = _as_of_a_run("compute_dtype")
     chat: bool = Field(False, description="fine-tune, reinforce and examine each model, too")
     jobs: int = Field(1, ge=1, description="points that are made at a time, each on its own GPUs")
-    price_per_hour: float = Field(0.0, ge=0, description="of the machines; 0 says nothing of money")
+    price_per_hour: float = Field(
+        0.0, ge=0, description="of what one point uses (its GPUs); 0 says nothing of money"
+    )
     stage_pools: dict[str, str] = _as_of_a_run("stage_pools")
     wait: bool = _as_of_a_run("wait")
     run: str = _as_of_a_run("run")
@@ -152,6 +155,9 @@ def parse_sweep(kind: SweepKind, values: Mapping[str, Any]) -> AnySweep:
     for name in values:
         one_of("parameter", name, list(model.model_fields))
     try:
-        return model.model_validate(values)
+        asked = model.model_validate(values)
     except ValidationError as error:
         raise config_error("", error) from error
+    # Before the points, of which the first would be named for it.
+    one_of("preset", asked.preset, list(PRESETS))
+    return asked

@@ -1,17 +1,20 @@
 """What a sweep still has to make: its points, and the beginnings that several of them share."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flows.dry_line import dry_run
-from flows.forecast.forecasting import forecast
+from flows.forecast.estimating import Estimator
+from flows.forecast.forecasting import estimator_for, forecast
 from flows.forecast.machine import Machine
+from flows.forecast.types import StationForecast
 from flows.parameters import ResolvedRun, resolve
 from flows.presets import MAKING_STATIONS
-from flows.sweeps.points import Point
+from flows.sweeps.points import SHARDS, Point
 from nanochat_core.artifacts.store import ArtifactStore
+from nanochat_core.data.recipes import HubSource
 from nanochat_core.errors import NanochatError
 from nanochat_core.training.dial import plan_training
 from nanochat_core.training.recipes import PretrainRecipe
@@ -31,7 +34,9 @@ class PlannedPoint:
     after: tuple[int, ...] = ()
     """Places in the plan of the beginnings that it goes on from."""
     seconds: float | None = None
-    """About; 0 where all is in the store, None where nobody can tell."""
+    """About; 0 where all is in the store or made for an earlier point, None if nobody can tell."""
+    lacks_model: bool = True
+    """Whether its model is still to be made."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +57,26 @@ def plan_sweep(
     A beginning is planned where at least two points that are still to be made share it.
     """
     runs = [resolve(point.parameters, environ) for point in points]
-    missing = [i for i, run in enumerate(runs) if _lacks_model(run, store)]
-    shared = list(_shared(runs, missing))
-    first = [
-        PlannedPoint(point, resolve(point.parameters, environ), _chain(shared, place))
-        for place, point in enumerate(_beginning_point(each, points, runs) for each in shared)
+    lacking = [_lacks_model(run, store) for run in runs]
+    found = _shared(runs, [i for i, lacks in enumerate(lacking) if lacks])
+    first = [(each, *_beginning(each, points, runs, environ)) for each in found]
+    # A run of fewer steps may read other text, as of a mixture with published shards.
+    first = [(each, point, run) for each, point, run in first if _is_of(runs, each, run)]
+    shared = [each for each, _, _ in first]
+    beginnings = [
+        PlannedPoint(point, run, _chain(shared, place), lacks_model=_lacks_model(run, store))
+        for place, (_, point, run) in enumerate(first)
     ]
     rest = [
-        PlannedPoint(point, run, tuple(j for j, each in enumerate(shared) if i in each.users))
-        for i, (point, run) in enumerate(zip(points, runs, strict=True))
+        PlannedPoint(
+            point,
+            runs[i],
+            tuple(j for j, each in enumerate(shared) if i in each.users),
+            lacks_model=lacking[i],
+        )
+        for i, point in enumerate(points)
     ]
-    return [*first, *rest]
+    return [*beginnings, *rest]
 
 
 def num_steps(run: ResolvedRun) -> int:
@@ -74,19 +88,24 @@ def num_steps(run: ResolvedRun) -> int:
 def plan_words(plan: Sequence[PlannedPoint]) -> str:
     """`4 points, 1 of them made already; 2 beginnings are shared: 50 of 90 steps are left`."""
     points = [each for each in plan if not each.point.is_beginning]
-    num_made = sum(each.seconds == 0 for each in points)
+    num_made = sum(not each.lacks_model for each in points)
     words = f"{len(points)} point{'s' if len(points) > 1 else ''}"
     words += f", {num_made} of them made already" if num_made else ""
     num_shared = len(plan) - len(points)
     if not num_shared:
         return words
-    missing = [each for each in plan if each.seconds != 0]
-    all_steps = sum(num_steps(each.run) for each in missing if not each.point.is_beginning)
-    own_steps = sum(num_steps(each.run) - steps_before(each, plan) for each in missing)
+    all_steps = sum(num_steps(each.run) for each in _trained(points))
+    own_steps = sum(num_steps(each.run) - steps_before(each, plan) for each in _trained(plan))
     return (
         f"{words}; first {num_shared} beginning{'s' if num_shared > 1 else ''} that they share, "
         f"so {own_steps:,} steps are made instead of {all_steps:,}"
     )
+
+
+def _trained(planned: Sequence[PlannedPoint]) -> Iterable[PlannedPoint]:
+    """Those that train: of several that ask for the same model the first."""
+    missing = [each for each in reversed(planned) if each.lacks_model]
+    return {_recipes_until(each.run, "pretrain"): each for each in missing}.values()
 
 
 def steps_before(planned: PlannedPoint, plan: Sequence[PlannedPoint]) -> int:
@@ -130,20 +149,34 @@ def _recipes_until(run: ResolvedRun, last: str) -> str:
     return run.preset.recipes.model_dump_json(include=set(names))
 
 
-def _beginning_point(each: _Shared, points: Sequence[Point], runs: Sequence[ResolvedRun]) -> Point:
+def _beginning(
+    each: _Shared, points: Sequence[Point], runs: Sequence[ResolvedRun], environ: Mapping[str, str]
+) -> tuple[Point, ResolvedRun]:
     """The ordinary run that makes a beginning, from that of its first user."""
-    user, run = points[each.users[0]], runs[each.users[0]]
-    asked, wanted = run.preset.recipes.pretrain, each.beginning.recipe
+    user, recipes = points[each.users[0]], runs[each.users[0]].preset.recipes
     others = len(each.users) - 1
-    overrides = {**user.parameters.overrides, **_differing(asked, wanted)}
+    overrides = {
+        **user.parameters.overrides,
+        **_differing(recipes.pretrain, each.beginning.recipe),
+    }
+    if isinstance(recipes.shards.source, HubSource):
+        # By itself it would take as many as it needs, which are fewer.
+        overrides[SHARDS] = recipes.shards.num_shards
     # It is no run that somebody would look for at a tracker.
     changes = {"overrides": overrides, "stop_after": "pretrain", "run": "", "tracker": "none"}
-    return Point(
+    point = Point(
         f"first {each.beginning.steps:,} steps of {user.label} and {others} more",
         user.values,
         user.parameters.model_copy(update=changes),
         is_beginning=True,
     )
+    return point, resolve(point.parameters, environ)
+
+
+def _is_of(runs: Sequence[ResolvedRun], each: _Shared, run: ResolvedRun) -> bool:
+    """Whether a run makes a beginning that its users can go on from."""
+    user, last = runs[each.users[0]], DATA_STATIONS[-1]
+    return _recipes_until(run, last) == _recipes_until(user, last)
 
 
 def _differing(asked: PretrainRecipe, wanted: PretrainRecipe) -> dict[str, Any]:
@@ -169,21 +202,30 @@ def with_times(
     `machine` is this one, if none is given.
     """
     counted: set[tuple[str, str]] = set()
-    return [replace(each, seconds=_seconds(each, plan, store, counted, machine)) for each in plan]
+    # All records of the store are behind an estimator: one does for all that run on one device.
+    estimators: dict[str, Estimator] = {}
+    timed = []
+    for each in plan:
+        device = each.run.preset.executions.pretrain.device
+        try:
+            if device not in estimators:
+                estimators[device] = estimator_for(each.run, store, machine=machine)
+            stations = forecast(each.run, store, estimator=estimators[device]).stations
+        except NanochatError as error:
+            log.debug("no forecast of %s: %s", each.point.label, error)
+            timed.append(each)
+            continue
+        timed.append(replace(each, seconds=_seconds(each, plan, stations, counted)))
+    return timed
 
 
 def _seconds(
     planned: PlannedPoint,
     plan: Sequence[PlannedPoint],
-    store: ArtifactStore,
+    stations: Sequence[StationForecast],
     counted: set[tuple[str, str]],
-    machine: Machine | None,
-) -> float | None:
-    try:
-        stations = forecast(planned.run, store, machine=machine).stations
-    except NanochatError as error:
-        log.debug("no forecast of %s: %s", planned.point.label, error)
-        return None
+) -> float:
+    """Of those stations that no earlier point makes; they are counted from here on."""
     seconds = 0.0
     for each in stations:
         key = (each.station, _recipes_until(planned.run, each.station))

@@ -1,7 +1,7 @@
 """The points of a sweep: each is an ordinary run, known to be possible before any is made."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -13,9 +13,10 @@ from flows.parameters import (
     check,
     parse_parameters,
 )
+from flows.presets import STATIONS
 from flows.sweeps.parameters import BUDGET, DEPTH, STEPS, AnySweep
 from flows.sweeps.values import Value, spelled
-from nanochat_core.data.recipes import HubSource
+from nanochat_core.data.recipes import HubSource, MixtureSource
 from nanochat_core.errors import ConfigError, NanochatError
 from nanochat_core.training.dial import plan_training
 from nanochat_core.training.trunk import sharing_hint
@@ -106,16 +107,28 @@ def notes(points: Sequence[Point], runs: Sequence[ResolvedRun]) -> list[str]:
 
 def _notes_on_equal(points: Sequence[Point], runs: Sequence[ResolvedRun]) -> list[str]:
     """Points that compute the same, as where only an execution differs."""
+    varied = {name for point in points for name in point.values}
+    later = STATIONS[STATIONS.index(LAST) + 1 :]
+    if runs[0].stations[-1] == LAST and all(_station(name) in later for name in varied):
+        return [
+            f"points end after {LAST}, so nothing that is varied makes a difference "
+            f"({', '.join(sorted(varied))}); give --chat to fine-tune each model, too"
+        ]
     first: dict[str, str] = {}
     found = []
     for point, run in zip(points, runs, strict=True):
-        other = first.setdefault(run.preset.recipes.model_dump_json(), point.label)
+        entered = run.preset.recipes.model_dump_json(include=set(run.stations))
+        other = first.setdefault(entered, point.label)
         if other != point.label:
             found.append(
                 f"{point.label} computes the same as {other}, so it is made once: only recipes "
                 "make a difference, not where and how they run"
             )
     return found
+
+
+def _station(field: str) -> str:
+    return field.partition(".")[0]
 
 
 def _notes_on_length(points: Sequence[Point], runs: Sequence[ResolvedRun]) -> list[str]:
@@ -137,9 +150,26 @@ def _notes_on_shards(points: Sequence[Point], runs: Sequence[ResolvedRun]) -> li
     """How all points could read the same published shards, where a run takes what it needs."""
     recipes = [run.preset.recipes.shards for run in runs]
     counts = sorted({each.num_shards for each in recipes if isinstance(each.source, HubSource)})
-    if len(counts) < 2 or any(SHARDS in point.parameters.overrides for point in points):
-        return []
-    return [
-        f"points read {' or '.join(map(str, counts))} shards, so tokens are made for each number, "
-        f"and no first steps are shared; --set {SHARDS}={counts[-1]} lets all read the same"
+    found = []
+    if len(counts) > 1 and not any(SHARDS in point.parameters.overrides for point in points):
+        found.append(
+            f"points read {' or '.join(map(str, counts))} shards, so tokens are made for each "
+            f"number, and no first steps are shared; --set {SHARDS}={counts[-1]} lets all read "
+            "the same"
+        )
+    parts: dict[str, set[int]] = {}
+    for name, number in (each for recipe in recipes for each in _published_parts(recipe.source)):
+        parts.setdefault(name, set()).add(number)
+    return found + [
+        f"points read {' or '.join(map(str, sorted(numbers)))} shards of {name}, which has a share "
+        "of the text; tokens are made for each number, and no first steps are shared between them"
+        for name, numbers in parts.items()
+        if len(numbers) > 1
     ]
+
+
+def _published_parts(source: Any) -> Iterator[tuple[str, int]]:
+    """Names of the published sets in a mixture, and how many train shards of each are read."""
+    for part in source.parts if isinstance(source, MixtureSource) else ():
+        if isinstance(part.source, HubSource):
+            yield part.name, len(part.source.files) - 1

@@ -157,7 +157,7 @@ class _Process:
             lines = self._log.read_text("utf-8", "replace").splitlines()[-LAST_LINES:]
             error = f"its process ended with exit code {code}: {' / '.join(lines)}"
         if error:
-            error = f"{error} (log: {self._log})"
+            error = with_log(error, self._log)
         return Told(self.label, time.monotonic() - self._start, self._records, error)
 
     def ask_to_stop(self) -> None:
@@ -170,6 +170,12 @@ class _Process:
         self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
+
+
+def with_log(error: str, log: Path) -> str:
+    """An error with where to read more, in its first line: often no other is shown."""
+    first, newline, rest = error.partition("\n")
+    return f"{first} (log: {log}){newline}{rest}"
 
 
 def _grace(planned: PlannedPoint) -> float:

@@ -9,16 +9,19 @@ from flows.overrides import parse_assignments
 from nanochat_core.errors import ConfigError
 
 Value = bool | int | float | str
-OPENING, CLOSING = "[{(", "]})"
+OPENING, CLOSING, QUOTES = "[{(", "]})", "\"'"
 
 
 def split_values(text: str) -> list[str]:
-    """`0.01,0.02` in two; commas inside of brackets and quotes part nothing."""
+    """`0.01,0.02` in two; commas inside of brackets and quotes part nothing.
+
+    A quote is one at the start of a value and with its end: that of `it's` is a letter.
+    """
     parts, depth, quote = [""], 0, ""
-    for letter in text:
+    for place, letter in enumerate(text):
         if quote:
             quote = "" if letter == quote else quote
-        elif letter in "\"'":
+        elif letter in QUOTES and _is_start(parts[-1], depth) and letter in text[place + 1 :]:
             quote = letter
         else:
             depth += (letter in OPENING) - (letter in CLOSING)
@@ -27,6 +30,19 @@ def split_values(text: str) -> list[str]:
         else:
             parts[-1] += letter
     return [part.strip() for part in parts]
+
+
+def _is_start(before: str, depth: int) -> bool:
+    """Whether a value begins after this part of one; inside of brackets there are several."""
+    before = before.rstrip()
+    return not before or (depth > 0 and before[-1] in f"{OPENING},:")
+
+
+def unquoted(text: str) -> str:
+    """A value without the quotes around all of it."""
+    inner = text[1:-1]
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in QUOTES
+    return inner if is_quoted and text[0] not in inner else text
 
 
 def parse_sweep_assignments(
@@ -45,7 +61,7 @@ def parse_sweep_assignments(
         if len(parts) > 1:
             varied[name] = tuple(map(parsed, parts))
         else:
-            fixed[name] = text
+            fixed[name] = unquoted(text)
     return fixed, varied
 
 
@@ -63,7 +79,7 @@ def parsed(text: str) -> Value:
     try:
         value = json.loads(text)
     except ValueError:
-        return text
+        return unquoted(text)
     return value if isinstance(value, bool | int | float | str) else text
 
 

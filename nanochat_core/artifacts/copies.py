@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -122,12 +123,14 @@ class LocalCopies:
     def _move_away(self, path: Path) -> bool:
         """Whether `path` was unused and is now where nobody looks for it."""
         away = self.folder / _OUTGOING
-        away.mkdir(exist_ok=True)
         with briefly_locked(self.folder / _LOCK):
-            if time.time() - _last_use(path) < KEEP_SECONDS:
-                return False
-            os.replace(path, away / uuid4().hex)
-        return True
+            while path.exists() and time.time() - _last_use(path) >= KEEP_SECONDS:
+                away.mkdir(exist_ok=True)
+                # Another process that sweeps may remove the folder right now.
+                with suppress(FileNotFoundError):
+                    os.replace(path, away / uuid4().hex)
+                    return True
+        return False
 
     def _sweep(self) -> None:
         """Remove what was moved away, by whomever, and what killed processes left half-fetched."""

@@ -1,6 +1,7 @@
 """What a model card says, from the manifests of a model, of its ancestors and of evaluations."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def card_material(
 ) -> CardMaterial:
     """The card of a model: its manifest and folder, what it was made from, and what measured it.
 
-    `evaluations` may be any; those of this model and of its base model count, the newest first.
+    `evaluations` may be any; of those of this model and of its base model the most thorough counts.
     """
     config = _read_config(folder)
     facts, shape = config.get("facts", {}), config["model"]
@@ -91,9 +92,17 @@ def _scores(model: Manifest, base: Manifest, evaluations: Sequence[Manifest]) ->
             if one.station == station and one.inputs.get(measured.station) == measured.digest
         ]
         if its:
-            newest = max(its, key=lambda one: one.created)
-            found += scores_of(newest.metrics, station, newest.ref.short)
+            best = max(its, key=_thoroughness)
+            found += scores_of(best.metrics, station, best.ref.short)
     return found
+
+
+def _thoroughness(evaluation: Manifest) -> tuple[float, float, int, str]:
+    """How much was asked and read; the newest of equals. A quick look hides no whole evaluation."""
+    metrics, recipe = evaluation.metrics, evaluation.recipe
+    asked = sum(float(value) for name, value in metrics.items() if name.endswith("/asked"))
+    per_task = recipe.get("max_per_task") or math.inf
+    return asked, per_task, recipe.get("validation_tokens", 0), evaluation.created
 
 
 def _split_pattern(tokenizer: Manifest | None) -> str:
@@ -148,11 +157,13 @@ def _source(source: Mapping[str, Any]) -> list[str]:
             f"Documentation inside Python {source.get('python')} and installed packages: "
             f"{_first(names)}"
         ]
-    files = [
-        f"{file.get('name')} (sha256 {str(file.get('sha256'))[:12]}…)"
-        for file in source.get("files", ())
-    ]
-    return [f"Files: {_first(files)}"] if files else []
+    files = source.get("files", ())
+    if source.get("kind") == "files":
+        # Names of one's own files are nobody's business, and digests tell who has the same ones.
+        size = sum(file.get("bytes", 0) for file in files)
+        return [f"Files of one's own: {len(files):,} of {size:,} bytes"]
+    names = [f"{file.get('name')} (sha256 {str(file.get('sha256'))[:12]}…)" for file in files]
+    return [f"Files: {_first(names)}"] if names else []
 
 
 def _first(names: Sequence[str]) -> str:

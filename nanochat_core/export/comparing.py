@@ -150,8 +150,8 @@ def continue_greedily(theirs: Any, batch: Sequence[Sequence[int]]) -> torch.Tens
     # Its own settings would end at a stop token.
     theirs.generation_config = config(pad_token_id=0)
     greedy = config(max_new_tokens=NEW_TOKENS, do_sample=False, pad_token_id=0)
-    generated: torch.Tensor = type(theirs).generate(  # its own also answers for tools
-        theirs, input_ids=tokens_BT, attention_mask=mask_BT, generation_config=greedy
+    generated: torch.Tensor = theirs.generate(
+        tokens_BT, generation_config=greedy, attention_mask=mask_BT, calculator=False
     )
     return generated[:, tokens_BT.size(1) :]
 

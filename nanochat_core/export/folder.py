@@ -8,10 +8,18 @@ from typing import Any
 from nanochat_core.export.recipe import ExportDtype
 from nanochat_core.export.weights import generation_config, hub_config, write_weights
 from nanochat_core.inference.loading import CONFIG_FILE, read_config
+from nanochat_core.sandbox import calculator
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 
 CODE_FOLDER = Path(__file__).parent / "hub_model"
-CODE_FILES = ("configuration_nanochat.py", "columns_nanochat.py", "modeling_nanochat.py")
+CODE_FILES = (
+    "configuration_nanochat.py",
+    "columns_nanochat.py",
+    "answers_nanochat.py",
+    "modeling_nanochat.py",
+)
+CALCULATOR_FILE = "calculator_nanochat.py"
+"""The calculator as our engine has it: an export needs nothing of nanochat."""
 GENERATION_FILE = "generation_config.json"
 
 
@@ -27,8 +35,9 @@ def write_model(
     _write_json(folder / GENERATION_FILE, generation_config(tokenizer))
     for name in CODE_FILES:
         shutil.copyfile(CODE_FOLDER / name, folder / name)
+    shutil.copyfile(calculator.__file__, folder / CALCULATOR_FILE)
     weights = write_weights(model_folder, folder, dtype)
-    return [CONFIG_FILE, GENERATION_FILE, *CODE_FILES, weights]
+    return [CONFIG_FILE, GENERATION_FILE, *CODE_FILES, CALCULATOR_FILE, weights]
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

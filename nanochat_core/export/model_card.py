@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import Field
 
 from nanochat_core.config.base import Config
+from nanochat_core.conversation.markdown import escape, printable
 from nanochat_core.errors import DataError
+from nanochat_core.export.recipe import OLDEST_TRANSFORMERS, SANITIZING_TRANSFORMERS
 
 CARD_FILE = "README.md"
 MATERIAL_FILE = "card.json"
@@ -75,6 +77,9 @@ class CardMaterial(Config):
     checks: dict[str, float | int | str] = Field(
         default_factory=dict, description="numbers of the comparison with the original"
     )
+    packages: dict[str, str] = Field(
+        default_factory=dict, description="versions of what it was compared with"
+    )
 
     @property
     def is_chat(self) -> bool:
@@ -123,7 +128,6 @@ def card(material: CardMaterial) -> str:
 
 
 def _front_matter(material: CardMaterial) -> list[str]:
-    # JSON strings are YAML strings, whatever is in them.
     lines = [
         "---",
         "library_name: transformers",
@@ -132,7 +136,7 @@ def _front_matter(material: CardMaterial) -> list[str]:
         *(f"- {tag}" for tag in ("nanochat", "custom_code", *_chat_tags(material))),
     ]
     if material.scores:
-        lines += ["model-index:", f"- name: {json.dumps(material.name)}", "  results:"]
+        lines += ["model-index:", f"- name: {_yaml(material.name)}", "  results:"]
         lines += [line for score in material.scores for line in _result(score)]
     return [*lines, "---"]
 
@@ -146,17 +150,25 @@ def _result(score: CardScore) -> Iterable[str]:
         "  - task:",
         "      type: text-generation",
         "    dataset:",
-        f"      name: {json.dumps(_measured_on(score))}",
-        f"      type: {json.dumps(score.name.replace('/', '-'))}",
+        f"      name: {_yaml(_measured_on(score))}",
+        f"      type: {_yaml(score.name.replace('/', '-'))}",
         "    metrics:",
-        f"    - type: {json.dumps(_metric(score))}",
+        f"    - type: {_yaml(_metric(score))}",
         f"      value: {score.value!r}",
-        f"      name: {json.dumps(score.name)}",
+        f"      name: {_yaml(score.name)}",
     )
 
 
+def _yaml(text: str) -> str:
+    # A JSON string is a YAML string, unless it has control characters or halves of surrogates.
+    return json.dumps(printable(text), ensure_ascii=False)
+
+
 def _metric(score: CardScore) -> str:
-    return "bits_per_byte" if score.name.endswith("bpb") else "accuracy"
+    """Its kind: what was not counted in problems is a mean over benchmarks, and centered."""
+    if score.name.endswith("bpb"):
+        return "bits_per_byte"
+    return score.name if score.asked is None else "accuracy"
 
 
 def _measured_on(score: CardScore) -> str:
@@ -169,9 +181,9 @@ def _introduction(material: CardMaterial) -> list[str]:
     model = material.model
     kind = "chat model" if material.is_chat else "base model, which continues text,"
     size = f"{model.parameters:,} parameters, " if model.parameters else ""
-    about = f" It was trained on {material.data}." if material.data else ""
+    about = f" It was trained on {escape(material.data)}." if material.data else ""
     return [
-        f"# {material.name}",
+        f"# {escape(material.name)}",
         "",
         f"A small {kind} of the nanochat family: {size}{model.depth} layers, a vocabulary of "
         f"{model.vocab_size:,} tokens, a context of {model.sequence_len:,}.{about}",
@@ -184,6 +196,7 @@ def _usage(material: CardMaterial) -> list[str]:
         "",
         "With `pip install torch transformers`; the model's code is in this folder, hence "
         "`trust_remote_code`. `PATH` is this folder, or its name on the Hub.",
+        _versions(material.packages),
         "",
         "```python",
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -193,6 +206,12 @@ def _usage(material: CardMaterial) -> list[str]:
         *(_CHAT_LINES if material.is_chat else _TEXT_LINES),
         "```",
     ]
+
+
+def _versions(packages: Mapping[str, str]) -> str:
+    tested = " and ".join(f"{name} {version}" for name, version in packages.items())
+    compared = f"It was compared with the original under {escape(tested)}. " if tested else ""
+    return f"{compared}transformers {OLDEST_TRANSFORMERS} loads such folders, too."
 
 
 _CHAT_LINES = (
@@ -223,13 +242,14 @@ def _limits(material: CardMaterial) -> list[str]:
         "of the project that made it.",
         "- Text that looks like a special token (`<|user_end|>` and the like) *is* one to a "
         "Hugging Face tokenizer. Cut text that you do not trust with `split_special_tokens=True`; "
-        "give `apply_chat_template` the option `sanitize_control_tokens=True`, which newer "
-        "versions of transformers have.",
+        "give `apply_chat_template` the option `sanitize_control_tokens=True`. Older versions of "
+        f"transformers ignore that option without a word ({OLDEST_TRANSFORMERS} does; "
+        f"{SANITIZING_TRANSFORMERS} knows it).",
     ]
     if material.is_chat:
         lines.append(
             "- Between `<|python_start|>` and `<|python_end|>` it asks a calculator. `generate` "
-            "answers it, by the code in `custom_generate` (`calculator=False` leaves it alone). "
+            "answers it, with the tokenizer beside the model (`calculator=False` leaves it alone). "
             "Whoever writes a loop of their own lets `<|output_start|>` result `<|output_end|>` "
             "follow, or scores on sums fall far behind those below."
         )
@@ -245,7 +265,7 @@ def _scores(material: CardMaterial) -> list[str]:
     rows = [("score", "value ± standard error", "problems", "measured by")]
     rows += [
         (
-            score.name,
+            escape(score.name),
             score.text,
             f"{score.asked:,}" if score.asked else "",
             f"`{score.artifact}`{'' if _is_own(material, score) else ', of its base model'}",
@@ -273,8 +293,8 @@ def _score_notes(scores: Sequence[CardScore]) -> list[str]:
 
 
 def _data(material: CardMaterial) -> list[str]:
-    lines = [f"- {line}" for line in material.sources]
-    lines += [f"- {label}: {text}" for label, text in material.training.items()]
+    lines = [f"- {escape(line)}" for line in material.sources]
+    lines += [f"- {escape(label)}: {escape(text)}" for label, text in material.training.items()]
     return ["## Data and training", "", *lines] if lines else []
 
 
@@ -286,11 +306,11 @@ def _shape(material: CardMaterial) -> list[str]:
         ("width", f"{model.width:,}"),
         ("heads (for keys and values)", f"{model.heads:,} ({model.kv_heads:,})"),
         ("context", f"{model.sequence_len:,} tokens"),
-        ("attention windows", f"{model.window_pattern} (S: short, L: all of the context)"),
+        ("attention windows", f"{escape(model.window_pattern)} (S: short, L: all of the context)"),
         ("vocabulary", f"{model.vocab_size:,} tokens, byte-level BPE"),
     ]
     if material.split_pattern:
-        rows.append(("split pattern", material.split_pattern))
+        rows.append(("split pattern", escape(material.split_pattern)))
     return ["## Shape", "", *_table(rows)]
 
 
@@ -298,14 +318,14 @@ def _checks(material: CardMaterial) -> list[str]:
     if not material.checks:
         return []
     rows = [("compared with the original before it was published", "")]
-    rows += [(name.replace("_", " "), _number(v)) for name, v in material.checks.items()]
+    rows += [(escape(name.replace("_", " ")), _number(v)) for name, v in material.checks.items()]
     return ["## Checks", "", *_table(rows)]
 
 
 def _number(value: float | int | str) -> str:
     if isinstance(value, float):
         return f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) else value
+    return f"{value:,}" if isinstance(value, int) else escape(value)
 
 
 def _lineage(material: CardMaterial) -> list[str]:
@@ -324,13 +344,10 @@ def _lineage(material: CardMaterial) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    head, *body = ([_cell(cell) for cell in row] for row in rows)
+    """Cells are Markdown already."""
+    head, *body = rows
     lines = [head, ["---"] * len(head), *body]
     return [f"| {' | '.join(line)} |" for line in lines]
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def scores_of(metrics: Mapping[str, Any], station: str, artifact: str) -> list[CardScore]:

@@ -11,6 +11,9 @@ from nanochat_core.errors import ConfigError
 
 ExportDtype = Literal["float32", "bfloat16"]
 PACKAGES = ("transformers", "tokenizers")
+OLDEST_TRANSFORMERS, SANITIZING_TRANSFORMERS = "4.57.1", "5.23"
+"""The oldest version that loaded exports when it was tried; the one that knows how to write control
+tokens of a text as text, which the other does not."""
 
 
 class ExportRecipe(Recipe):

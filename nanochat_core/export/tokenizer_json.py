@@ -9,7 +9,6 @@ A token that its own bytes do not lead to is taken only where it is a whole word
 up before they merge (`ignore_merges`).
 """
 
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -17,42 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.export.hub_patterns import hub_pattern
-from nanochat_core.sandbox import calculator
 from nanochat_core.tokenizer.tokenizer import NUM_BYTES, SPECIAL_TOKENS, Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"
-GENERATE_FILE = "custom_generate/generate.py"
 BOS, END = "<|bos|>", "<|assistant_end|>"
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> list[str]:
-    """Write tokenizer, settings, chat template and what replies need; returns names of files.
+    """Write tokenizer, settings and chat template; returns the names of the files.
 
     Raises `ConfigError` for a split pattern that their regular expressions cannot say.
     """
     texts = {
         TOKENIZER_FILE: _json(tokenizer_values(tokenizer)),
         SETTINGS_FILE: _json(settings_values()),
-        TEMPLATE_FILE: _own_file(TEMPLATE_FILE),
-        GENERATE_FILE: generate_code(),
+        TEMPLATE_FILE: Path(__file__).with_name(TEMPLATE_FILE).read_text(encoding="utf-8"),
     }
     for name, text in texts.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     return list(texts)
-
-
-def generate_code() -> str:
-    """`hub_generate.py` with the calculator inside, which it imports here."""
-    code, line = _own_file("hub_generate.py"), f"from {calculator.__name__} import calculate\n"
-    assert code.count(line) == 1, "the file imports the calculator"
-    return code.replace(line, "\n\n" + inspect.getsource(calculator) + "\n\n")
-
-
-def _own_file(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def tokenizer_values(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -68,9 +68,9 @@ class ModelFinder:
     def newest(self) -> FoundModel:
         """The newest model of the first kind that has any; ArtifactNotFoundError."""
         for kind in self.kinds:
-            refs = self.store.list(kind)
+            ref = self._newest_finished(self.store.list(kind))
             made = list_by_hand(self.by_hand, kind) if self.by_hand else []
-            if found := self._newer(refs[-1] if refs else None, made[-1] if made else None):
+            if found := self._newer(ref, made[-1] if made else None):
                 return found
         raise ArtifactNotFoundError(
             f"there is no model of {' or '.join(self.kinds)} in {self.store.url}"
@@ -133,8 +133,20 @@ class ModelFinder:
         )
 
     def _newest_of_depth(self, kind: str, depth: int) -> ArtifactRef | None:
-        found = (ref for ref in reversed(self.store.list(kind)) if self._depth(ref) == depth)
-        return next(found, None)
+        refs = self.store.list(kind)
+        return self._newest_finished([ref for ref in refs if self._depth(ref) == depth])
+
+    def _newest_finished(self, refs: Sequence[ArtifactRef]) -> ArtifactRef | None:
+        """The newest model whose rates were lowered to its end, else the newest.
+
+        Others are mostly beginnings that runs of several lengths share.
+        """
+        finished = (ref for ref in reversed(refs) if not self._is_trunk(ref))
+        return next(finished, refs[-1] if refs else None)
+
+    def _is_trunk(self, ref: ArtifactRef) -> bool:
+        schedule = self.store.manifest(ref).recipe.get("schedule", {})
+        return ref.station == "pretrain" and schedule.get("warmdown_fraction") == 0
 
     def _depth(self, ref: ArtifactRef) -> int:
         """Depth of a model, from the recipe of the pretraining in its lineage."""

@@ -160,6 +160,10 @@ def settle_training(
         asked = run.spec.execution.device_batch_size
         if asked != "auto":
             return asked
+        # Other micro-batches make other bits, and then no beginning can be shared.
+        trunks = 0 if run.trunk is None else run.trunk.settings["device_batch_size"]
+        if trunks and share % trunks == 0:
+            return int(trunks)
         if run.ranks.device.type != "cuda":
             return min(CPU_ROWS, most_rows(share))
         memory = CudaMemory(run.ranks.device, run.spec.execution.memory_limit_gb)

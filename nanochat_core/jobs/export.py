@@ -55,9 +55,12 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     files += write_tokenizer(tokenizer, output)
     compared = compare(model, tokenizer, output, recipe, on_progress)
     # The card tells of other artifacts, too, and when they were made: it makes no digest.
-    card = write_card(output, material.model_copy(update={"checks": compared}))
+    versions = package_versions()
+    card = write_card(
+        output, material.model_copy(update={"checks": compared, "packages": versions})
+    )
     roles: dict[str, Role] = {**dict.fromkeys(files, "result"), card: "record"}
-    provenance = describe_hardware(ranks, torch.float32) | package_versions()
+    provenance = describe_hardware(ranks, torch.float32) | versions
     StageOutput(files=roles, metrics=compared, provenance=provenance).save(output)
 
 

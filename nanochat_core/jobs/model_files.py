@@ -3,6 +3,7 @@
 Whole, un-padded tensors by name: the same files at any number of ranks.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,16 @@ def publish_optimizer(checkpoint: Checkpoint, folder: Path) -> dict[str, Role]:
 
 
 def publish_training_state(
-    checkpoint: Checkpoint, folder: Path, *, compute_dtype: torch.dtype, attention: str
+    checkpoint: Checkpoint, folder: Path, settings: Mapping[str, Any]
 ) -> dict[str, Role]:
     """Write what a run that goes on from the published model needs beside weights and moments.
 
-    A record: it has times in it. The dtype and the attention are those that these steps ran with.
+    A record: it has times in it. `settings` are those that these steps ran with.
     """
     body = {
         "step": checkpoint.step,
         "scalars": checkpoint.scalars,
-        "compute_dtype": str(compute_dtype),
-        "attention": attention,
+        "settings": dict(settings),
     }
     (folder / STATE_FILE).write_bytes(seal(body))
     return {STATE_FILE: "record"}
@@ -88,8 +88,7 @@ class PublishedState:
             raise CheckpointError(f"{folder} has no state to go on from: {error}") from error
         self.step: int = body["step"]
         self.scalars: dict[str, Any] = body["scalars"]
-        self.compute_dtype: str = body["compute_dtype"]
-        self.attention: str = body["attention"]
+        self.settings: dict[str, Any] = body.get("settings", {})
         self._optimizer = PublishedOptimizer(folder)
 
     def read(self, name: str, start: int | None = None, stop: int | None = None) -> torch.Tensor:
@@ -102,13 +101,15 @@ class PublishedState:
             tensor: torch.Tensor = file.get_tensor(name.removeprefix(WEIGHTS))
             return tensor
 
+    def check_settings(self, settings: Mapping[str, Any]) -> None:
+        """Raise CheckpointError unless these steps ran with all of the settings, bit for bit."""
+        for name, wanted in settings.items():
+            given = self.settings.get(name, "unknown")
+            if given != wanted:
+                raise CheckpointError(f"it ran with {name}={given}, this run has {name}={wanted}")
+
     def check(self, state: TrainState) -> None:
         """Raise CheckpointError unless all of this can be taken over: nothing is half restored."""
-        if self.compute_dtype != str(state.model.compute_dtype):
-            raise CheckpointError(
-                f"it was trained in {self.compute_dtype}, this run trains in "
-                f"{state.model.compute_dtype}"
-            )
         weights = {
             name: (tuple(tensor.shape), DTYPE_NAMES[tensor.dtype])
             for name, tensor in state.model.state_dict().items()

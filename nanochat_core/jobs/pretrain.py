@@ -43,7 +43,7 @@ from nanochat_core.training.precision import resolve_compute_dtype
 from nanochat_core.training.recipes import PretrainRecipe
 from nanochat_core.training.state import TrainState
 from nanochat_core.training.step import MicroBatch
-from nanochat_core.training.trunk import TRUNK_INPUT, begins_with
+from nanochat_core.training.trunk import TRUNK_INPUT, begins_with, numerics
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def main(spec: JobSpec, ranks: Ranks, stop: StopRequest) -> None:
     device_rows = DeviceRows(spec, ranks)
     with device_rows.told():
         state = fresh_state(spec, recipe, plan, ranks)
-        trunk = open_trunk(spec, recipe, plan, tokenizer)
+        trunk = open_trunk(spec, recipe, plan, tokenizer, ranks)
         run = TrainingRun(spec, ranks, run_plan(plan, recipe), state, trunk)
         settle_training(
             device_rows, run, plan.rows_per_step, lambda size: read_batch(rows, 0, size, 1, ranks)
@@ -90,9 +90,16 @@ def fresh_state(
 
 
 def open_trunk(
-    spec: JobSpec, recipe: PretrainRecipe, plan: TrainingPlan, tokenizer: Tokenizer
+    spec: JobSpec,
+    recipe: PretrainRecipe,
+    plan: TrainingPlan,
+    tokenizer: Tokenizer,
+    ranks: Ranks,
 ) -> PublishedState | None:
-    """The beginning that this run shares, if it was given one; one of no use is passed over."""
+    """The beginning that this run shares, if it was given one; one of no use is passed over.
+
+    Its attention and its micro-batches can be told from those of this run only later.
+    """
     if TRUNK_INPUT not in spec.inputs:
         return None
     folder = spec.input(TRUNK_INPUT)
@@ -102,6 +109,7 @@ def open_trunk(
         is_ours = begins_with(recipe, plan.num_iterations, other, trunk.step)
         if not is_ours or config["tokenizer"] != tokenizer.identity:
             raise CheckpointError(f"{folder} is no beginning of this run")
+        trunk.check_settings(numerics(spec.execution, ranks.device.type, ranks.world_size))
     except (CheckpointError, KeyError, ValidationError) as error:
         log.warning("a shared beginning cannot be used, training starts at step 0: %s", error)
         return None
@@ -206,9 +214,7 @@ def publish(
     files: dict[str, Role] = dict.fromkeys(save_model(run.state.model, output, config), "result")
     checkpoint = run.final_checkpoint()
     files |= publish_optimizer(checkpoint, output)
-    files |= publish_training_state(
-        checkpoint, output, compute_dtype=run.state.model.compute_dtype, attention=run.attention
-    )
+    files |= publish_training_state(checkpoint, output, run.settings)
     files |= copy_records(work, output)
     StageOutput(
         files=files,

@@ -46,6 +46,7 @@ from nanochat_core.training.loop import WARM_STEPS, Hook, Trainer
 from nanochat_core.training.loss_scale import LossScale
 from nanochat_core.training.state import TrainState
 from nanochat_core.training.step import LossFunction, MicroBatch
+from nanochat_core.training.trunk import numerics
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,17 @@ class TrainingRun:
         """sha256 that ties checkpoints to what is computed."""
         body = {"station": self.spec.station, "recipe": self.spec.recipe}
         return hashlib.sha256(canonical_json(body)).hexdigest()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the bits of a step beside recipe and data, once micro-batches are chosen."""
+        execution = self.spec.execution
+        return {
+            **numerics(execution, self.ranks.device.type, self.ranks.world_size),
+            "compute_dtype": str(self.state.model.compute_dtype),
+            "attention": self.attention,
+            "device_batch_size": execution.device_batch_size,
+        }
 
     def train(
         self,
@@ -197,6 +209,7 @@ class TrainingRun:
         problem = ""
         try:
             if self.trunk is not None:
+                self.trunk.check_settings(self.settings)
                 self.trunk.check(self.state)
         except CheckpointError as error:
             problem = str(error)
@@ -285,7 +298,7 @@ class TrainingRun:
         model, number = self.state.model, 0
         if self.ranks.is_main:
             kept = self.work_folder / ATTENTION_FILE
-            trunks = "" if self.trunk is None else self.trunk.attention
+            trunks = "" if self.trunk is None else self.trunk.settings["attention"]
             before = kept.read_text(encoding="utf-8") if kept.exists() else trunks
             name = self._choose_attention(before)
             kept.parent.mkdir(parents=True, exist_ok=True)

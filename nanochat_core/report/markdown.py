@@ -1,26 +1,14 @@
 """Markdown that text from a model cannot break."""
 
-import re
 from collections.abc import Sequence
+
+from nanochat_core.conversation.markdown import escape
 
 Lines = list[str]
 
 NOTHING = "-"
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 MAX_CHARACTERS = 400
 """Of one text in a table; the artifact that is named beside it has all of it."""
-
-
-def escape(text: str) -> str:
-    """Text as it is, for a cell or the inside of a line: nothing in it is markup, nor HTML.
-
-    Line breaks are shown as ⏎. Control characters, which no renderer agrees on, are left out.
-    """
-    lines = (" ".join(line.split()) for line in text.splitlines())
-    line = " ⏎ ".join(line for line in lines if line)
-    line = "".join(char for char in line if char.isprintable())
-    line = "".join(_ENTITIES.get(char, char) for char in line)
-    return re.sub(r"([\\`*_\[\]#|~$:@])", r"\\\1", line)
 
 
 def shortened(text: str, limit: int = MAX_CHARACTERS) -> str:

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from nanochat_core.report.markdown import NOTHING, Lines, escape, section, table
+from nanochat_core.conversation.markdown import escape
+from nanochat_core.report.markdown import NOTHING, Lines, section, table
 from nanochat_core.report.material import CHAT_EVALS, Material
 from nanochat_core.report.scores import IDENTITY, IDENTITY_KINDS, Change, Score, change, pair
 

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nanochat_core.report.markdown import NOTHING, Lines, escape, quoted, section, shortened, table
+from nanochat_core.conversation.markdown import escape
+from nanochat_core.report.begun import began_with
+from nanochat_core.report.markdown import NOTHING, Lines, quoted, section, shortened, table
 from nanochat_core.report.material import TRAINING, Material, Series
 from nanochat_core.report.numbers import duration, is_number
 from nanochat_core.report.plots import REWARD, pass_at
@@ -202,6 +204,7 @@ def lineage(material: Material) -> Lines:
     for station in material.stations:
         manifest = material.manifests[station]
         inputs = ", ".join(f"`{ref.short}`" for _, ref in sorted(manifest.input_refs.items()))
+        inputs = "; ".join(filter(None, (inputs, began_with(manifest, "`"))))
         artifact, digest = f"`{manifest.ref.short}`", f"`{manifest.digest[:12]}`"
         rows.append([artifact, digest, inputs or NOTHING, manifest.created])
     return section("Lineage", table(("artifact", "digest", "made from", "made at"), rows))

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nanochat_core.conversation.markdown import escape
 from nanochat_core.data.source_notes import SOURCES_FILE, SourceNote, parse_notes
-from nanochat_core.report.markdown import NOTHING, Lines, escape, section, table
+from nanochat_core.report.markdown import NOTHING, Lines, section, table
 from nanochat_core.report.material import Material
 
 COMPARISON_FILE = "comparison.json"

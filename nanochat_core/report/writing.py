@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nanochat_core.config.job import Role, StageOutput
+from nanochat_core.conversation.markdown import escape
 from nanochat_core.report import sections
-from nanochat_core.report.markdown import escape
 from nanochat_core.report.material import CHAT_EVALS, Material
 from nanochat_core.report.plots import draw_plots
 from nanochat_core.report.recipe import ReportRecipe

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nanochat_core.artifacts.canonical import canonical_json
+from nanochat_core.config.execution import Execution
 from nanochat_core.errors import ConfigError
 from nanochat_core.optim.recipe import ScheduleRecipe
 from nanochat_core.optim.schedules import warmdown_steps
@@ -83,6 +84,23 @@ def trunk_key(recipe: PretrainRecipe) -> str:
     if not is_horizon_free(recipe):
         return ""
     return canonical_json(trunk_recipe(recipe, 1).model_dump(mode="json")).decode()
+
+
+def numerics(execution: Execution, device: str, world_size: int) -> dict[str, Any]:
+    """What of an execution decides the bits of a step, beside its attention and micro-batches.
+
+    Runs that differ in it go on from no state of one another. Which GPU or CPU it is, and which
+    torch, is left out: between machines not even a resume keeps every bit.
+    """
+    return {
+        "device": device,
+        "reduction": execution.reduction,
+        "compile": execution.compile_scope if execution.compile else "no",
+        "activation_checkpointing": execution.activation_checkpointing,
+        # Threads split sums on a CPU, and ranks where they are added up in any order.
+        "threads": execution.threads if device == "cpu" else "any",
+        "ranks": world_size if execution.reduction == "fast" else "any",
+    }
 
 
 def shared_beginnings(recipes: Sequence[tuple[PretrainRecipe, int]]) -> list[Beginning]:

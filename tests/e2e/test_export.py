@@ -23,7 +23,11 @@ from nanochat_core.inference.loading import load_pair
 from nanochat_core.inference.settings import GREEDY
 from nanochat_core.tokenizer.chat_format import render_prompt
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.xdist_group("tiny-line"),
+    pytest.mark.timeout(600),
+]
 
 QUESTIONS = 30
 NEW_TOKENS = 24
@@ -172,7 +176,7 @@ def test_the_folder_holds_all_that_is_needed_and_a_card(exported: Exported) -> N
         "README.md",
         "chat_template.jinja",
         "config.json",
-        "custom_generate/generate.py",
+        "calculator_nanochat.py",
         "generation_config.json",
         "model.safetensors",
         "modeling_nanochat.py",

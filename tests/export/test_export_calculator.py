@@ -1,6 +1,9 @@
 """An exported model that asks the calculator is answered, as our engine answers it."""
 
+import ast
 import random
+import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,18 +13,14 @@ import torch
 from tokenizers import Tokenizer as HubTokenizer
 
 from nanochat_core.export.comparing import load_exported
-from nanochat_core.export.folder import write_model
-from nanochat_core.export.hub_generate import MAX_CODE_TOKENS, CalculatorAnswers
-from nanochat_core.export.tokenizer_json import (
-    GENERATE_FILE,
-    TOKENIZER_FILE,
-    generate_code,
-    write_tokenizer,
-)
+from nanochat_core.export.folder import CALCULATOR_FILE, CODE_FILES, write_model
+from nanochat_core.export.hub_model.answers_nanochat import MAX_CODE_TOKENS, CalculatorAnswers
+from nanochat_core.export.tokenizer_json import TOKENIZER_FILE, write_tokenizer
 from nanochat_core.inference import tools
 from nanochat_core.inference.engine import InferenceEngine
 from nanochat_core.inference.loading import save_model
 from nanochat_core.inference.settings import GREEDY
+from nanochat_core.sandbox.calculator import calculate
 from nanochat_core.tokenizer.tokenizer import Tokenizer
 from tests.inference.scripted import bigram_model, byte_tokenizer, chain
 
@@ -77,7 +76,7 @@ def test_beams_are_answered_too(asking: tuple[Path, Any]) -> None:
     folder, engine = asking
     ids = torch.tensor([prompt(engine.tokenizer)])
     found = load_exported(folder, "cpu").generate(ids, num_beams=3, max_new_tokens=30)
-    assert "<|output_start|>56<|output_end|>So!" in engine.tokenizer.decode(found[0].tolist())
+    assert is_answered(found, engine)
 
 
 def test_the_model_is_left_alone_where_that_is_asked(asking: tuple[Path, Any]) -> None:
@@ -91,10 +90,49 @@ def test_the_model_is_left_alone_where_that_is_asked(asking: tuple[Path, Any]) -
     assert theirs.generate(given, max_new_tokens=6).tolist() == bare.tolist() == endless.tolist()
 
 
+def test_settings_that_say_nothing_of_an_end_leave_the_models_own(asking: tuple[Path, Any]) -> None:
+    from transformers import GenerationConfig
+
+    folder, engine = asking
+    settings = GenerationConfig(max_new_tokens=30)
+    found = load_exported(folder, "cpu").generate(
+        torch.tensor([prompt(engine.tokenizer)]), generation_config=settings
+    )
+    assert found[0, -1] == engine.tokenizer.special_id("assistant_end")
+    assert is_answered(found, engine)
+
+
+def is_answered(found: torch.Tensor, engine: InferenceEngine) -> bool:
+    return "<|output_start|>56<|output_end|>So!" in engine.tokenizer.decode(found[0].tolist())
+
+
+def test_what_transformers_saves_asks_and_is_answered(
+    asking: tuple[Path, Any], tmp_path: Path
+) -> None:
+    folder, engine = asking
+    load_exported(folder, "cpu").save_pretrained(tmp_path)
+    ids, again = torch.tensor([prompt(engine.tokenizer)]), load_exported(tmp_path, "cpu")
+    assert not is_answered(again.generate(ids, max_new_tokens=30), engine)
+    # The tokenizer may be saved later than the model is used.
+    shutil.copyfile(folder / TOKENIZER_FILE, tmp_path / TOKENIZER_FILE)
+    assert is_answered(again.generate(ids, max_new_tokens=30), engine)
+
+
+def test_a_relative_folder_is_the_one_of_when_it_was_loaded(
+    asking: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, engine = asking
+    monkeypatch.chdir(folder.parent)
+    model = load_exported(Path(folder.name), "cpu")
+    monkeypatch.chdir(tmp_path)
+    ids = torch.tensor([prompt(engine.tokenizer)])
+    assert is_answered(model.generate(ids, max_new_tokens=30), engine)
+
+
 def test_random_replies_are_answered_as_by_our_tools(tmp_path: Path) -> None:
     tokenizer = byte_tokenizer()
     write_tokenizer(tokenizer, tmp_path)
-    theirs = CalculatorAnswers(HubTokenizer.from_file(str(tmp_path / TOKENIZER_FILE)))
+    theirs = CalculatorAnswers(HubTokenizer.from_file(str(tmp_path / TOKENIZER_FILE)), calculate)
     rng, num_answers = random.Random(0), 0
     words = [*(tokenizer.special_id(name) for name in SPECIAL[:2] * 3), *tokenizer.encode("12+*é")]
     for _ in range(300):
@@ -114,7 +152,7 @@ def test_random_replies_are_answered_as_by_our_tools(tmp_path: Path) -> None:
 def test_code_that_is_too_long_has_no_answer(tmp_path: Path) -> None:
     tokenizer = byte_tokenizer()
     write_tokenizer(tokenizer, tmp_path)
-    theirs = CalculatorAnswers(HubTokenizer.from_file(str(tmp_path / TOKENIZER_FILE)))
+    theirs = CalculatorAnswers(HubTokenizer.from_file(str(tmp_path / TOKENIZER_FILE)), calculate)
     start, end, output, _ = (tokenizer.special_id(name) for name in SPECIAL)
     for length, expected in ((MAX_CODE_TOKENS, output), (MAX_CODE_TOKENS + 1, None)):
         code = tokenizer.encode("1" + " " * (length - 1))
@@ -122,11 +160,24 @@ def test_code_that_is_too_long_has_no_answer(tmp_path: Path) -> None:
 
 
 def test_the_exported_code_needs_nothing_of_ours(asking: tuple[Path, Any]) -> None:
-    code = generate_code()
-    assert (asking[0] / GENERATE_FILE).read_text(encoding="utf-8") == code
-    assert "nanochat_core" not in code
-    assert "flows" not in code
+    codes = {path.name: path.read_text(encoding="utf-8") for path in asking[0].glob("*.py")}
+    assert codes.keys() == {*CODE_FILES, CALCULATOR_FILE}
+    # transformers 4.57 takes no more files along than these.
+    direct = re.findall(r"^from \.(\w+) import", codes["modeling_nanochat.py"], re.MULTILINE)
+    assert {f"{name}.py" for name in [*direct, "modeling_nanochat"]} == codes.keys()
+    needed = {"torch", "transformers", "tokenizers"}
+    assert set().union(*map(imported, codes.values())) - sys.stdlib_module_names == needed
     values: dict[str, Any] = {"__name__": "elsewhere"}
-    exec(compile(code, GENERATE_FILE, "exec"), values)
+    exec(compile(codes[CALCULATOR_FILE], CALCULATOR_FILE, "exec"), values)
     assert values["calculate"]("6*7") == "42"
     assert "elsewhere" not in sys.modules
+
+
+def imported(code: str) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(str(node.module).partition(".")[0])
+    return names

@@ -83,7 +83,7 @@ def material(folder: Path) -> CardMaterial:
     return card_material(CHAT, folder, [SHARDS, TOKENIZER, BASE], [OLD, EVAL, OTHER, BPB])
 
 
-def test_scores_are_the_newest_of_this_model_and_of_its_base(material: CardMaterial) -> None:
+def test_scores_are_those_of_this_model_and_of_its_base(material: CardMaterial) -> None:
     shown = {score.name: (score.text, score.asked, score.artifact) for score in material.scores}
     assert shown == {
         "sums": ("0.755 ± 0.030", 200, EVAL.ref.short),
@@ -92,14 +92,54 @@ def test_scores_are_the_newest_of_this_model_and_of_its_base(material: CardMater
     }
 
 
+def test_a_quick_look_hides_no_whole_evaluation(folder: Path) -> None:
+    late = "2026-02-01T00:00:00+00:00"
+    quick = manifest("chat_eval_sft", {"sums": 0.5, "sums/asked": 10}, CHAT, created=late)
+    whole, part = (
+        manifest("base_eval", {"val/bpb": 1.5}, BASE, recipe={"validation_tokens": n}, created=day)
+        for n, day in ((4_000, SHARDS.created), (20, late))
+    )
+    found = card_material(CHAT, folder, [BASE], [EVAL, quick, whole, part]).scores
+    assert {score.artifact for score in found} == {EVAL.ref.short, whole.ref.short}
+    again = manifest("chat_eval_sft", {**SCORES, "sums": 0.7}, CHAT, created=late)
+    (score, _) = card_material(CHAT, folder, [BASE], [again, EVAL, whole]).scores
+    assert score.artifact == again.ref.short
+
+
+def test_own_text_breaks_neither_the_page_nor_its_head(material: CardMaterial) -> None:
+    name, evil = 'A 🤖 "b"\n---\nx: \u0085\ud83e', "<script>|\n# [x](http://y) `"
+    changed = {"name": name, "data": evil, "sources": (evil,), "training": {evil: evil}}
+    score = material.scores[0].model_copy(update={"name": evil})
+    shape = material.model.model_copy(update={"window_pattern": evil})
+    page = card(material.model_copy(update={**changed, "scores": (score,), "model": shape}))
+    page.encode()
+    _, head, body = page.split("---\n", 2)
+    (index,) = yaml.safe_load(head)["model-index"]
+    assert index["name"] == 'A 🤖 "b" --- x:'
+    assert '# A 🤖 "b" ⏎ --- ⏎ x\\:\n' in body
+    assert "<script>" not in body
+    assert "http://" not in body
+    assert body.count("&lt;script&gt;\\| ⏎ \\# \\[x\\](http\\://y) \\`") == 6
+
+
+def test_files_that_were_published_are_named_and_own_ones_counted(folder: Path) -> None:
+    pages = [
+        card(card_material(BASE, folder, [manifest("shards", {}, recipe={"source": source})], []))
+        for source in (FILES, {**FILES, "kind": "hub"})
+    ]
+    assert ".txt" not in pages[0]
+    assert "000000" not in pages[0]
+    assert "Files\\: book0.txt (sha256 000000000000…)" in pages[1]
+    assert "and 2 more" in pages[1]
+
+
 def test_the_card_names_data_training_shape_and_every_ancestor(material: CardMaterial) -> None:
     page = card(material)
     for part in (
-        '# Ada: "the" first',
+        '# Ada\\: "the" first',
         "4,321 parameters, 2 layers, a vocabulary of 512 tokens, a context of 128",
         "It was trained on two books.",
-        "Files: book0.txt (sha256 000000000000…)",
-        "and 2 more",
+        "Files of one's own\\: 7 of 63 bytes",
         "70 documents of 9,000 characters",
         "Pretraining: 30 steps, 61,440 tokens, 1.25e+12 FLOPs, in float32",
         "Taught to chat (SFT): 5 steps, 40 conversations",
@@ -127,7 +167,7 @@ def test_the_head_is_yaml_that_the_hub_reads(material: CardMaterial) -> None:
     assert found == {
         "sums": ("accuracy", 0.755),
         "val/bpb": ("bits_per_byte", 1.4580254),
-        "demo_score": ("accuracy", 0.61),
+        "demo_score": ("demo_score", 0.61),
     }
 
 
@@ -142,9 +182,13 @@ def test_a_base_model_without_scores_has_a_card_too(folder: Path) -> None:
 
 def test_the_card_says_what_was_compared(material: CardMaterial, tmp_path: Path) -> None:
     checks = {"prompts": 100, "largest_logit_difference": 2.5e-6}
-    name = write_card(tmp_path, material.model_copy(update={"checks": checks}))
+    packages = {"transformers": "5.99.1", "tokenizers": "0.1"}
+    changed = {"checks": checks, "packages": packages}
+    name = write_card(tmp_path, material.model_copy(update=changed))
     page = (tmp_path / name).read_text(encoding="utf-8")
     assert name == "README.md"
+    assert "with the original under transformers 5.99.1 and tokenizers 0.1. transformers" in page
+    assert "ignore that option without a word" in page
     assert "| prompts | 100 |\n| largest logit difference | 2.5e-06 |" in page
 
 
@@ -156,8 +200,8 @@ def test_a_mixture_and_a_harvest_are_named(folder: Path) -> None:
     ]
     shards = manifest("shards", {}, recipe={"source": {"kind": "mixture", "parts": parts}})
     page = card(card_material(BASE, folder, [shards], []))
-    assert "- books, weight 0.25: Files: book0.txt" in page
-    assert "- docs, weight 0.75: Documentation inside Python 3.11 and installed packages" in page
+    assert "- books, weight 0.25\\: Files of one's own\\: 7 of 63 bytes" in page
+    assert "- docs, weight 0.75\\: Documentation inside Python 3.11 and installed packages" in page
     assert "click 8.5.1" in page
 
 

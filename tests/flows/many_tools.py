@@ -2,11 +2,14 @@
 
 import os
 import random
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from nanochat_core.artifacts.canonical import sha256_hex
-from nanochat_core.artifacts.records import manifest_path
+from nanochat_core.artifacts.records import Manifests, Runs, manifest_path
 from nanochat_core.artifacts.sealed import seal
 from nanochat_core.artifacts.types import (
     FORMAT,
@@ -86,3 +89,19 @@ def write_runs(store: Path, refs: list[ArtifactRef]) -> None:
         record = {"run": run_id, "state": "completed", "stations": stations}
         body = {"format": FORMAT, "name": run_id, "record": record}
         (folder / f"{run_id}.json").write_bytes(seal(body))
+
+
+class Reads:
+    """Counts manifests and run records that are read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.manifests = self.runs = 0
+        for owner, name in ((Manifests, "manifests"), (Runs, "runs")):
+            monkeypatch.setattr(owner, "read", self._counted(owner.read, name))
+
+    def _counted(self, read: Callable, name: str) -> Callable:
+        def counted(*arguments: object) -> object:
+            setattr(self, name, getattr(self, name) + 1)
+            return read(*arguments)
+
+        return counted

@@ -141,6 +141,19 @@ def test_numbers_of_base_eval_come_first_and_are_never_mixed_with_others(lab: La
         compare_models(lab.store, [base.short, idea.short], "core")
 
 
+def test_repeats_on_all_sides_come_before_scores_of_one_run(lab: Lab) -> None:
+    base = [lab.model(1.5 + seed / 1000, seed) for seed in range(5)]
+    idea = [lab.model(1.4 + seed / 1000, seed, depth=3) for seed in range(5)]
+    for model in (base[0], base[1], idea[0]):
+        lab.scored(model, 1.45)
+    found = compare_models(lab.store, [base[0].short, idea[0].short])
+    assert [len(side.finals) for side in found.sides] == [5, 5]
+    lab.scored(idea[1], 1.45)
+    # Both repeats that were scored are enough to tell the noise of the better number.
+    found = compare_models(lab.store, [base[0].short, idea[0].short])
+    assert [len(side.finals) for side in found.sides] == [2, 2]
+
+
 def test_a_model_is_known_by_alias_run_reference_and_what_was_made_of_it(lab: Lab) -> None:
     base = lab.model(1.5)
     sft = lab.publish("sft", {"a": 1}, {"pretrain": base, "tokenizer": lab.tokenizer})

@@ -14,25 +14,39 @@ from nanochat_core.artifacts.types import ArtifactRef, Request
 from nanochat_core.config.job import LOG_FILE, Role, StageOutput
 from nanochat_core.errors import ConfigError
 
+Metrics = dict[str, float | int | str]
 FILES: dict[str, Role] = {
     "config.json": "result",
-    "custom_generate/generate.py": "result",
+    "parts/first.bin": "result",
     "README.md": "record",
     LOG_FILE: "record",
 }
 
 
+MODEL_CONFIG = (
+    '{"model": {"n_layer": 2, "n_embd": 64, "n_head": 4, "n_kv_head": 2, "sequence_len": 128,'
+    ' "vocab_size": 512, "window_pattern": "SSSL"}}'
+)
+
+
 def publish(
-    store: ArtifactStore, folder: Path, station: str, files: dict[str, Role], **inputs: ArtifactRef
+    store: ArtifactStore,
+    folder: Path,
+    station: str,
+    files: dict[str, Role],
+    metrics: Metrics | None = None,
+    **inputs: ArtifactRef,
 ) -> ArtifactRef:
-    """An artifact whose files hold the name of the station."""
+    """An artifact whose files hold the name of the station, or the description of a model."""
     made = folder / f"made-{station}"
     for name in files:
         (made / name).parent.mkdir(parents=True, exist_ok=True)
-        (made / name).write_text(station, encoding="utf-8")
+        text = MODEL_CONFIG if station == "pretrain" else station
+        (made / name).write_text(text, encoding="utf-8")
     digests = {name: ref.digest for name, ref in inputs.items()}
     request = Request(station=station, code_version=1, recipe={"depth": 2}, inputs=digests)
-    return store.publish(request, made, StageOutput(files=files), input_refs=inputs)
+    output = StageOutput(files=files, metrics=metrics or {})
+    return store.publish(request, made, output, input_refs=inputs)
 
 
 @pytest.fixture
@@ -42,7 +56,11 @@ def store(tmp_path: Path) -> ArtifactStore:
 
 @pytest.fixture
 def exported(store: ArtifactStore, tmp_path: Path) -> ArtifactRef:
-    return publish(store, tmp_path, "export", FILES)
+    files: dict[str, Role] = {"config.json": "result"}
+    tokenizer = publish(store, tmp_path, "tokenizer", files)
+    model = publish(store, tmp_path, "pretrain", files, tokenizer=tokenizer)
+    inputs = {"model": model, "tokenizer": tokenizer}
+    return publish(store, tmp_path, "export", FILES, {"prompts": 100}, **inputs)
 
 
 def test_a_copy_holds_the_export_and_no_log(
@@ -57,6 +75,22 @@ def test_a_copy_holds_the_export_and_no_log(
     assert os.listdir(folder.parent) == ["model"]
 
 
+def test_a_copy_has_a_card_with_scores_that_are_newer_than_the_export(
+    store: ArtifactStore, exported: ArtifactRef, tmp_path: Path
+) -> None:
+    pages = []
+    for name in ("before", "after"):
+        copy_out(store, exported, tmp_path / name)
+        pages.append((tmp_path / name / "README.md").read_text(encoding="utf-8"))
+        measured = store.manifest(exported).input_refs["model"]
+        files: dict[str, Role] = {"scores.csv": "result"}
+        publish(store, tmp_path, "base_eval", files, {"val/bpb": 1.25}, pretrain=measured)
+    assert "This model was not evaluated." in pages[0]
+    assert "1.25" in pages[1]
+    for page in pages:
+        assert "| prompts | 100 |" in page
+
+
 def test_an_empty_folder_is_filled(
     store: ArtifactStore, exported: ArtifactRef, tmp_path: Path
 ) -> None:
@@ -64,7 +98,7 @@ def test_an_empty_folder_is_filled(
     folder.mkdir()
     copy_out(store, exported, folder)
     assert (folder / "config.json").read_text(encoding="utf-8") == "export"
-    assert sorted(os.listdir(folder)) == ["README.md", "config.json", "custom_generate"]
+    assert sorted(os.listdir(folder)) == ["README.md", "config.json", "parts"]
 
 
 def test_a_folder_that_was_used_meanwhile_stays_as_it_is(

@@ -10,6 +10,7 @@ from flows.lineage import lineage_lines
 from flows.presets import MAKING_STATIONS
 from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import Manifest, Request
+from nanochat_core.config.job import StageOutput
 from nanochat_core.data.recipes import HarvestSource, ShardsRecipe
 
 
@@ -69,6 +70,22 @@ def test_documentation_is_named_with_its_versions(tmp_path: Path) -> None:
         lines = lineage_lines(store, store.manifest(publish(store, request, {})))
         packages = ", numpy 2.0, rich 14" if versions else ""
         assert lines[1:] == [f"  text: documentation of Python 3.12{packages}"]
+
+
+def test_a_shared_beginning_is_named_at_the_run_that_took_it_over(tmp_path: Path) -> None:
+    store = ArtifactStore(str(tmp_path))
+    request = Request(station="pretrain", code_version=1, recipe={})
+    folder = store.generation(request, fresh=True)
+    (folder / "model").write_text("")
+    store.publish(
+        request,
+        folder,
+        StageOutput(files={"model": "result"}),
+        provenance={"started_from": f"pretrain/{'0123abcd' * 8}", "started_from_step": 1600},
+    )
+    assert lineage_lines(store, newest(store, "pretrain"))[1:] == [
+        "  began with the first 1,600 steps of pretrain/0123abcd"
+    ]
 
 
 def test_what_is_gone_is_said_and_the_rest_is_shown(tmp_path: Path) -> None:

@@ -5,15 +5,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from many_tools import CONTENT, manifest_of, write_artifacts, write_runs
+from many_tools import CONTENT, Reads, manifest_of, write_artifacts, write_runs
 
 from flows.looking import artifact_lines
 from nanochat_core.artifacts.newest import newest_manifests, newest_runs
-from nanochat_core.artifacts.records import Aliases, Manifests, Runs, manifest_path
+from nanochat_core.artifacts.records import Aliases, Manifests, manifest_path
 from nanochat_core.artifacts.resolving import resolve_name
 from nanochat_core.artifacts.sealed import unseal
 from nanochat_core.artifacts.store import ArtifactStore
@@ -21,22 +20,6 @@ from nanochat_core.config.job import StageOutput
 from nanochat_core.errors import ArtifactNotFoundError
 
 ROUNDS = 5
-
-
-class Reads:
-    """Counts manifests and run records that are read."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.manifests = self.runs = 0
-        for owner, name in ((Manifests, "manifests"), (Runs, "runs")):
-            monkeypatch.setattr(owner, "read", self._counted(owner.read, name))
-
-    def _counted(self, read: Callable, name: str) -> Callable:
-        def counted(*arguments: object) -> object:
-            setattr(self, name, getattr(self, name) + 1)
-            return read(*arguments)
-
-        return counted
 
 
 @pytest.fixture

@@ -67,6 +67,22 @@ def test_a_mistake_is_one_message_before_anything_starts(
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("minseries", "miniseries"), ("scaling_law", "scaling-laws"), ("sweeps", "sweep")],
+)
+def test_a_misspelt_kind_is_answered_with_the_right_one(word: str, meant: str) -> None:
+    code, output = command("run", word, "--depths", "1")
+    assert code == 2
+    assert f"did you mean: nanochat run {meant}" in output
+    assert "no preset 'tny'; did you mean tiny" in command("run", "tny")[1]
+
+
+def test_the_price_is_said_to_be_of_one_point() -> None:
+    for name in NAMES:
+        assert "of what one point uses" in " ".join(command("run", name, "--help")[1].split())
+
+
 def test_every_parameter_of_a_run_is_one_of_a_sweep_or_left_out_on_purpose() -> None:
     own = {"overrides"}
     assert {*COMMON} | own | LINE_ONLY == {*RunParameters.model_fields}

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from finished_runs import LAPTOP, finish, open_store
+from many_tools import Reads
 
 from flows.forecast.machine import machine_of
 from flows.parameters import resolve
@@ -20,6 +21,7 @@ from flows.sweeps.planning import (
 )
 from flows.sweeps.points import expand
 from nanochat_core.artifacts.store import ArtifactStore
+from tests.data.hub_server import make_shards
 
 FREE = {
     "pretrain.schedule.cosine_weight_decay": False,
@@ -87,6 +89,51 @@ def test_beginnings_are_planned_only_where_runs_can_share_them(
     assert all(name in label for name, label in zip(wanted, shared, strict=True))
 
 
+@pytest.fixture
+def published(tmp_path: Path) -> str:
+    """A folder of many small published shards."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, data in make_shards(9).items():
+        (folder / name).write_bytes(data)
+    return str(folder)
+
+
+def test_a_beginning_reads_as_many_published_shards_as_its_users(
+    published: str, tmp_path: Path
+) -> None:
+    planned = plan(
+        "",
+        str(tmp_path / "store"),
+        source=(f"shards:{published}",),
+        vary={"pretrain.num_iterations": (40, 44)},
+        overrides={**FREE, "pretrain.data.max_epochs": 0.5},
+    )
+    assert [each.after for each in planned] == [(), (0,), (0,)]
+    shards = [each.run.preset.recipes.shards for each in planned]
+    assert [each.num_shards for each in shards] == [2, 2, 2]
+    assert shards[0] == shards[1] == shards[2]
+
+
+def test_a_beginning_that_would_read_other_text_is_not_planned(
+    text: str, published: str, tmp_path: Path
+) -> None:
+    def planned(*lengths: int) -> list[PlannedPoint]:
+        return plan(
+            "",
+            str(tmp_path / "store"),
+            source=(f"shards:{published}@1", f"{text}@1"),
+            vary={"pretrain.num_iterations": lengths},
+            overrides={**FREE, "pretrain.data.max_epochs": 0.5},
+        )
+
+    # 48 steps need one shard of the part that is published, and 60 need two.
+    longer = planned(60, 64)
+    assert [each.after for each in longer] == [(), ()]
+    assert plan_words(longer) == "2 points"
+    assert [each.after for each in planned(40, 44)] == [(), (0,), (0,)]
+
+
 def test_what_is_in_the_store_is_not_shared_and_takes_no_time(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     machine = machine_of({"hardware": LAPTOP})
@@ -113,7 +160,33 @@ def test_what_points_share_is_counted_once_in_the_time_they_take(text: str, tmp_
     assert 0 < second < first
     same = plan(text, store.url, vary={"pretrain.device_batch_size": (2, 4)})
     assert [each.point.is_beginning for each in same] == [False, False]
-    assert with_times(same, store, machine)[1].seconds == 0.0
+    timed = with_times(same, store, machine)
+    assert timed[1].seconds == 0.0
+    assert plan_words(timed) == "2 points", "none is made already"
+    both = {"pretrain.num_iterations": (20, 30), "pretrain.device_batch_size": (2, 4)}
+    words = plan_words(plan(text, store.url, vary=both, overrides=FREE))
+    assert words.endswith("so 34 steps are made instead of 50")
+    level = {**FREE, "pretrain.schedule.warmdown_fraction": 0.0}
+    lengths = {"pretrain.num_iterations": (20, 30)}
+    words = plan_words(plan(text, store.url, vary=lengths, overrides=level))
+    assert words.endswith("so 30 steps are made instead of 50"), "the beginning is a point itself"
+
+
+def test_the_records_of_the_store_are_read_once_for_all_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path)
+    finish(store)
+    reads = Reads(monkeypatch)
+
+    def runs_read(*seeds: int) -> int:
+        before = reads.runs
+        asked = {"preset": "tiny", "store": store.url, "vary": {"pretrain.seed": seeds}}
+        planned = plan_sweep(expand(parse_sweep("sweep", asked)), {}, store)
+        with_times(planned, store, machine_of({"hardware": LAPTOP}))
+        return reads.runs - before
+
+    assert runs_read(1, 2, 3, 4) == runs_read(5) > 0
 
 
 def test_the_time_left_follows_how_right_the_predictions_were() -> None:

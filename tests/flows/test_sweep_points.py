@@ -9,7 +9,14 @@ from flows.parameters import ResolvedRun, check, parse_parameters
 from flows.sweeps.parameters import AnySweep, parse_sweep
 from flows.sweeps.points import Point, check_points, expand, notes
 from flows.sweeps.values import parse_numbers, parse_sweep_assignments, spelled, split_values
-from nanochat_core.data.recipes import FileDigest, HubSource, ShardsRecipe
+from nanochat_core.data.recipes import (
+    FileDigest,
+    HarvestSource,
+    HubSource,
+    MixturePart,
+    MixtureSource,
+    ShardsRecipe,
+)
 from nanochat_core.errors import ConfigError, UnknownNameError
 from nanochat_core.report.sweeps.recipe import SweepKind
 
@@ -39,6 +46,10 @@ def labels(kind: SweepKind = "sweep", **values: Any) -> list[str]:
         ("[1, 2],[3]", ["[1, 2]", "[3]"]),
         ('"a,b",c', ['"a,b"', "c"]),
         ("{'x': [1,2]} , 4", ["{'x': [1,2]}", "4"]),
+        ("it's,that's", ["it's", "that's"]),
+        ("1, 'a,b'", ["1", "'a,b'"]),
+        ("['a]', 'b'],c", ["['a]', 'b']", "c"]),
+        ("'tis,so", ["'tis", "so"]),
         ("", [""]),
     ],
 )
@@ -59,6 +70,13 @@ def test_set_with_several_values_varies_and_with_one_holds_for_all() -> None:
     with pytest.raises(ConfigError, match="expected numbers with commas, got 'x'"):
         parse_numbers("--depths", "1,x")
     assert parse_numbers("--budgets", "1e12,3") == (1e12, 3)
+
+
+@pytest.mark.parametrize("text", ['"a,b"', "'a,b'"])
+def test_quotes_around_a_value_are_no_part_of_it(text: str) -> None:
+    assert parse_sweep_assignments([f"a.b={text}"]) == ({"a.b": "a,b"}, {})
+    assert parse_sweep_assignments([f"a.b={text},c"]) == ({}, {"a.b": ("a,b", "c")})
+    assert parse_sweep_assignments(["a.b='a' or 'b'"])[0] == {"a.b": "'a' or 'b'"}
 
 
 def test_a_value_reads_the_same_however_it_was_written() -> None:
@@ -165,6 +183,17 @@ def test_points_that_compute_the_same_are_noted() -> None:
     assert "pretrain.device_batch_size=4 computes the same as pretrain.device_batch_size=2" in note
 
 
+def test_what_no_point_enters_makes_no_difference_and_the_note_tells_of_chat() -> None:
+    epochs = {"sft.epochs": (1, 2)}
+    (note,) = said(vary=epochs)
+    assert "points end after base_eval" in note
+    assert "(sft.epochs); give --chat" in note
+    assert said(vary=epochs, chat=True) == []
+    both = said(vary={**epochs, "pretrain.seed": (1, 2)})
+    assert len(both) == 2
+    assert all("computes the same as sft.epochs=1," in note for note in both)
+
+
 def test_lengths_that_share_nothing_are_noted_with_what_would_help() -> None:
     decay = {"pretrain.optimizer.matrices.weight_decay": 0.1}
     lengths = {"pretrain.num_iterations": (20, 30)}
@@ -186,11 +215,36 @@ def test_points_that_read_different_numbers_of_shards_are_noted_with_what_would_
     assert "--set shards.num_shards=2 lets all read the same" in note
 
 
-def with_published(run: ResolvedRun, files: tuple[FileDigest, ...]) -> ResolvedRun:
-    shards = ShardsRecipe(source=HubSource(files=files), num_shards=len(files) - 1)
+def test_so_are_points_that_read_different_numbers_of_shards_of_a_part() -> None:
+    found = points("miniseries", depths=(1, 2))
+    files = tuple(FileDigest(name=f"{i}", sha256=f"{i}" * 64, bytes=1) for i in range(3))
+    runs = check_points(found, {})
+    mixed = [
+        with_published(run, files[-n:], is_part=True) for run, n in zip(runs, (2, 3), strict=True)
+    ]
+    (note,) = notes(found, mixed)
+    assert "points read 1 or 2 shards of set" in note
+    assert "num_shards" not in note, "which is not the number of a part"
+    same = [with_published(run, files, is_part=True) for run in runs]
+    assert notes(found, same) == []
+
+
+def with_published(
+    run: ResolvedRun, files: tuple[FileDigest, ...], *, is_part: bool = False
+) -> ResolvedRun:
+    source: HubSource | MixtureSource = HubSource(files=files)
+    if is_part:
+        docs = MixturePart(name="docs", source=HarvestSource(versions={}, python=""), weight=1)
+        source = MixtureSource(parts=(MixturePart(name="set", source=source, weight=1), docs))
+    shards = ShardsRecipe(source=source, num_shards=1 if is_part else len(files) - 1)
     recipes = run.preset.recipes.model_copy(update={"shards": shards})
     preset = run.preset.model_copy(update={"recipes": recipes})
     return run.model_copy(update={"preset": preset})
+
+
+def test_an_unknown_preset_is_told_before_there_are_points() -> None:
+    with pytest.raises(UnknownNameError, match=r"^no preset 'nope'; "):
+        asked(preset="nope", vary={"pretrain.seed": (1, 2)})
 
 
 def test_every_point_of_a_large_sweep_is_checked_in_little_time() -> None:

@@ -1,10 +1,13 @@
 """What people see of a sweep."""
 
 import io
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from flows.sweeps.listening import Recorder, SweepListener, Told, sweep_listener
+from flows.sweeps.side_by_side import with_log
 from flows.sweeps.view import LiveSweepView, PlainSweepView, make_sweep_view
 from tasks.listening import Listener, StageRecord, listening
 
@@ -89,6 +92,19 @@ def test_points_side_by_side_have_a_row_each() -> None:
     rest = output.getvalue().partition("failed in 15 s  lost")[2]
     assert "depth=1" in rest
     assert "depth=2" not in rest
+
+
+@pytest.mark.parametrize("is_live", [False, True])
+def test_the_line_of_a_point_that_failed_elsewhere_says_where_its_log_is(is_live: bool) -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, width=100, color_system=None)
+    view = LiveSweepView(console) if is_live else PlainSweepView(output)
+    view.sweep_planned(1, "1 point", None)
+    view.point_started_aside("depth=1", "elsewhere")
+    error = with_log("no memory\nand more", Path("/tmp/000/log"))
+    view.point_ended(Told("depth=1", 3.0, error=error))
+    assert "failed in 3.0 s  no memory (log: /tmp/000/log)\n" in output.getvalue()
+    assert error.endswith("\nand more")
 
 
 def test_how_a_point_went_follows_from_its_stages() -> None:

@@ -10,6 +10,7 @@ from nanochat_core.artifacts.types import ArtifactRef, Request
 from nanochat_core.config.job import StageOutput
 from nanochat_core.errors import ArtifactNotFoundError, CheckpointError
 from nanochat_core.inference import CheckpointManager
+from nanochat_core.inference.finding import ModelFinder
 from nanochat_core.inference.loading import save_model
 from tests.inference.scripted import bigram_model, byte_tokenizer
 
@@ -67,6 +68,28 @@ def test_names_of_no_model(store: ArtifactStore, line: dict[str, ArtifactRef]) -
             CheckpointManager(name, store=store.url, device="cpu").find()
     with pytest.raises(CheckpointError, match="no model"):
         CheckpointManager(line["tokenizer"].short, store=store.url, device="cpu").find()
+
+
+def test_a_shared_beginning_is_taken_only_where_nothing_else_is(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    TOKENIZER.save(tmp_path / "tokenizer")
+    inputs = {"tokenizer": publish(store, tmp_path / "tokenizer", "tokenizer", {}, {})}
+    save_model(bigram_model(TOKENIZER, {}), tmp_path / "model", {})
+
+    def trained(steps: int, warmdown: float) -> ArtifactRef:
+        schedule = {"warmdown_fraction": warmdown}
+        recipe = {"depth": 1, "num_iterations": steps, "schedule": schedule}
+        return publish(store, tmp_path / "model", "pretrain", recipe, inputs)
+
+    finder = ModelFinder(store)
+    alone = trained(1, 0.0)
+    assert finder.find("d1").ref == finder.newest().ref == alone
+    finished = trained(20, 0.4)
+    for steps in range(2, 6):
+        trained(steps, 0.0)
+    assert store.list("pretrain")[-1] != finished
+    assert finder.find("d1").ref == finder.newest().ref == finished
 
 
 def make_by_hand(

@@ -12,8 +12,7 @@ from pathlib import Path
 ABSENT = {"prefect", "fastapi", "uvicorn", "wandb", "trackio", "datasets", "s3fs", "typer", "rich",
           "matplotlib", "transformers", "tokenizers"}
 # The server is the web, and what an export runs with is transformers.
-OWN = ("nanochat_core.serving.", "nanochat_core.export.hub_model.",
-       "nanochat_core.export.hub_generate")
+OWN = ("nanochat_core.serving.", "nanochat_core.export.hub_model.")
 
 class Refuse:
     def find_spec(self, name, path=None, target=None):

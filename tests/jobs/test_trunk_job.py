@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from job_tools import SECONDS_ALLOWED, make_spec, results, run_ranks
@@ -26,6 +27,7 @@ from trunk_tools import (
 
 from nanochat_core.artifacts.sealed import seal, unseal
 from nanochat_core.config.job import METRICS_FILE, OUTPUTS_FILE, JobSpec, StageOutput
+from nanochat_core.distributed.ranks import Ranks
 from nanochat_core.errors import JobStoppedError
 from nanochat_core.jobs.pretrain import open_trunk
 from nanochat_core.jobs.training_run import CHECKPOINTS
@@ -152,19 +154,38 @@ def lose_config(trunk: Path) -> None:
     (trunk / "config.json").unlink()
 
 
-def other_dtype(trunk: Path) -> None:
+def change_setting(trunk: Path, name: str, value: object) -> None:
     body = unseal((trunk / STATE_FILE).read_bytes(), "")
-    (trunk / STATE_FILE).write_bytes(seal({**body, "compute_dtype": "torch.float32"}))
+    assert body["settings"][name] != value
+    settings = {**body["settings"], name: value}
+    (trunk / STATE_FILE).write_bytes(seal({**body, "settings": settings}))
+
+
+def other_dtype(trunk: Path) -> None:
+    change_setting(trunk, "compute_dtype", "torch.float32")
+
+
+def other_attention(trunk: Path) -> None:
+    change_setting(trunk, "attention", "fa3")
+
+
+def other_rows(trunk: Path) -> None:
+    change_setting(trunk, "device_batch_size", 4)
 
 
 def is_opened(
-    recipe: PretrainRecipe, line: dict[str, str], trunk: str | Path, folder: Path
+    recipe: PretrainRecipe,
+    line: dict[str, str],
+    trunk: str | Path,
+    folder: Path,
+    **execution: Any,
 ) -> bool:
     """Whether a run takes a folder for its beginning."""
     tokenizer = Tokenizer.load(Path(line["tokenizer"]))
-    spec = make_spec(recipe, {**line, TRUNK_INPUT: str(trunk)}, folder, station="pretrain")
+    inputs = {**line, TRUNK_INPUT: str(trunk)}
+    spec = make_spec(recipe, inputs, folder, station="pretrain", **execution)
     plan = plan_training(recipe, tokenizer.vocab_size)
-    return open_trunk(spec, recipe, plan, tokenizer) is not None
+    return open_trunk(spec, recipe, plan, tokenizer, Ranks.single()) is not None
 
 
 @pytest.mark.parametrize("damage", [lose_state, flip_state, lose_config])
@@ -177,7 +198,9 @@ def test_what_does_not_say_whose_state_it_is_cannot_be_used(
     assert not is_opened(BRANCH, line, broken, tmp_path)
 
 
-@pytest.mark.parametrize("damage", [lose_weights, cut_moments, other_dtype])
+@pytest.mark.parametrize(
+    "damage", [lose_weights, cut_moments, other_dtype, other_attention, other_rows]
+)
 def test_with_a_trunk_that_cannot_be_used_a_run_starts_at_step_0(
     line: dict[str, str],
     trunk: str,
@@ -193,6 +216,39 @@ def test_with_a_trunk_that_cannot_be_used_a_run_starts_at_step_0(
     assert "training starts at step 0" in caplog.text
     assert (started_at(branch), shared_steps(branch)) == (0, 0)
     assert results(branch) == alone
+
+
+@pytest.mark.parametrize(
+    "execution",
+    [{"reduction": "fast"}, {"threads": 2}, {"activation_checkpointing": True}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_trunk_that_ran_otherwise_than_this_run_is_not_used(
+    line: dict[str, str], trunk: str, tmp_path: Path, execution: dict[str, Any]
+) -> None:
+    assert is_opened(BRANCH, line, trunk, tmp_path)
+    assert not is_opened(BRANCH, line, trunk, tmp_path, **execution)
+
+
+@pytest.mark.parametrize(("name", "value"), [("device", "cuda"), ("compile", "blocks")])
+def test_so_is_one_of_another_device_or_compiled(
+    line: dict[str, str], trunk: str, tmp_path: Path, name: str, value: str
+) -> None:
+    other = copied(trunk, tmp_path / "trunk")
+    change_setting(other, name, value)
+    assert not is_opened(BRANCH, line, other, tmp_path)
+
+
+def test_a_run_that_may_choose_takes_micro_batches_as_large_as_its_trunk(
+    line: dict[str, str], trunk: str, alone: dict[str, bytes], tmp_path: Path
+) -> None:
+    branch = train(BRANCH, line, tmp_path / "branch", trunk=trunk, device_batch_size="auto")
+    assert started_at(branch) == 4
+    assert results(branch) == alone
+    told = StageOutput.load(Path(branch.output_folder)).provenance
+    assert told["device_batch_size"] == 2
+    own = train(BRANCH, line, tmp_path / "own", device_batch_size="auto")
+    assert StageOutput.load(Path(own.output_folder)).provenance["device_batch_size"] != 2
 
 
 @pytest.mark.parametrize(

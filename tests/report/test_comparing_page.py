@@ -22,7 +22,7 @@ from nanochat_core.report.comparing.page import (
     summary_rows,
     write_comparison,
 )
-from nanochat_core.report.comparing.sides import Curve, read_curve
+from nanochat_core.report.comparing.sides import Curve, Side, read_curve
 
 METRICS = [
     {"step": 0, "val/bpb": 3.0},
@@ -94,24 +94,43 @@ def test_curves_of_different_lengths_are_compared_as_far_as_both_go() -> None:
     assert found["steps"] == 150
 
 
-def written(folder: Path, *names: str) -> tuple[Judged, list[str]]:
-    sides = [side("A", [1.50, 1.51, 1.49]), side("B", [1.40, 1.41]), side("C", [1.3])]
+def written(folder: Path, *sides: Side) -> tuple[Judged, list[str]]:
+    names = ("base", "idea | *one*", "$x_1$")
     named = [replace(each, name=name) for each, name in zip(sides, names, strict=True)]
     judged = Judged.of(compared(*named))
     return judged, write_comparison(judged, folder)
 
 
-def test_a_page_json_csv_and_plots_are_written(tmp_path: Path) -> None:
-    judged, names = written(tmp_path / "new", "base", "idea | *one*", "$x_1$")
+def three_sides() -> list[Side]:
+    return [side("A", [1.50, 1.51, 1.49]), side("B", [1.40, 1.41]), side("C", [1.3])]
+
+
+def without_curve(one: Side) -> Side:
+    return replace(one, repeats=tuple(replace(each, curve=Curve()) for each in one.repeats))
+
+
+def rendered(folder: Path) -> str:
+    return MarkdownIt("commonmark").enable("table").render((folder / "compare.md").read_text())
+
+
+@pytest.mark.e2e
+def test_curves_are_drawn_along_steps_compute_and_time(tmp_path: Path) -> None:
+    _, names = written(tmp_path, *three_sides())
     assert set(names) == {
         *("compare.md", "compare.json", "compare.csv"),
         *("final.png", "by_step.png", "by_flops.png", "by_time.png"),
     }
-    assert all((tmp_path / "new" / name).stat().st_size for name in names)
-    page = (tmp_path / "new" / "compare.md").read_text()
-    html = MarkdownIt("commonmark").enable("table").render(page)
+    assert all((tmp_path / name).stat().st_size for name in names)
+    html = rendered(tmp_path)
     assert "<em>" not in html
     assert html.count("<table>") == 3
+
+
+def test_a_page_json_and_csv_are_written(tmp_path: Path) -> None:
+    judged, names = written(tmp_path / "new", *map(without_curve, three_sides()))
+    assert names == ["compare.md", "compare.json", "compare.csv", "final.png"]
+    page = (tmp_path / "new" / "compare.md").read_text()
+    assert "<em>" not in rendered(tmp_path / "new")
     for each in judged.comparison.sides:
         for repeat in each.repeats:
             assert repeat.artifact in page
@@ -128,9 +147,7 @@ def test_a_page_json_csv_and_plots_are_written(tmp_path: Path) -> None:
 def test_plots_of_an_earlier_comparison_do_not_stay(tmp_path: Path) -> None:
     for name in ("by_step.png", "others.png"):
         (tmp_path / name).touch()
-    bare = side("A", [1.5])
-    bare = replace(bare, repeats=(replace(bare.repeats[0], curve=Curve()),))
-    names = write_comparison(Judged.of(compared(bare)), tmp_path)
+    names = write_comparison(Judged.of(compared(without_curve(side("A", [1.5])))), tmp_path)
     assert names == ["compare.md", "compare.json", "compare.csv", "final.png"]
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["final.png", "others.png"]
 

@@ -135,11 +135,33 @@ def test_repeats_of_one_side_lend_their_spread_to_the_other_and_that_is_said() -
     comparison = compared(side("A", [1.500, 1.502, 1.498]), side("B", [1.40]))
     (verdict,) = judge(comparison)
     assert verdict.kind == "better"
-    assert "B has one run: it is taken to scatter as A does" in verdict.words
+    assert "if B scatters as A does, larger than the noise. B has one run" in verdict.words
+    (noise,) = judge(compared(side("A", [1.500, 1.502, 1.498]), side("B", [1.499])))
+    assert "inside the noise. B has one run: it is taken to scatter as A does" in noise.words
     # And of two that have one run each, those of a third do.
     verdicts = judge(compared(side("A", [1.5]), side("B", [1.4]), side("C", [1.50, 1.502, 1.498])))
     assert [v.kind for v in verdicts] == ["better", "noise"]
-    assert "taken to scatter as the others do" in verdicts[0].words
+    assert "if both scatter as the other sides do, larger than the noise." in verdicts[0].words
+
+
+def test_a_single_run_against_repeats_is_told_with_a_condition_and_the_command_for_repeats() -> (
+    None
+):
+    # Why: a recipe that scatters more is taken for a better or worse one far too often.
+    assert share_told((3, 1), sds=(1, 2)) > 0.1
+    repeated, single = [1.500, 1.502, 1.498], [1.40]
+    for first, other, one in ((repeated, single, "B"), (single, repeated, "A")):
+        comparison = compared(side("A", first), side("B", other))
+        verdicts = judge(comparison)
+        assert verdicts[0].kind in ("better", "worse")
+        assert verdicts[0].assumed == (one,)
+        assert f"if {one} scatters as" in verdicts[0].words
+        assert conclusion(verdicts[0]).endswith("LARGER THAN THE NOISE, IF ALL SCATTER ALIKE")
+        command = f"{one}: nanochat run sweep --preset {one}"
+        assert needed_commands(comparison, verdicts) == [command]
+    both = compared(side("A", repeated), side("B", [1.40, 1.402]))
+    assert judge(both)[0].assumed == ()
+    assert needed_commands(both, judge(both)) == []
 
 
 def test_single_runs_cannot_be_told_apart_and_the_commands_for_repeats_are_given() -> None:

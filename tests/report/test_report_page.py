@@ -15,7 +15,8 @@ from PIL import Image
 from report_tools import AFTER, BEFORE, CONTENTS, NASTY, make_material
 
 from nanochat_core.config.job import StageOutput
-from nanochat_core.report.markdown import escape, quoted, table
+from nanochat_core.conversation.markdown import escape
+from nanochat_core.report.markdown import quoted, table
 from nanochat_core.report.material import Material, StageRow
 from nanochat_core.report.plots import PLOTS
 from nanochat_core.report.recipe import ReportRecipe
@@ -210,6 +211,19 @@ def test_the_result_is_the_same_when_only_times_differ(whole: Whole, tmp_path: P
     assert result["scores"]["chat_eval_rl"]["sums"]["value"] == 0.8
     assert result["counts"]["rl"] == {"steps": 80}
     assert result["lineage"]["rl"]["inputs"].keys() == {"sft", "tokenizer"}
+
+
+def test_the_lineage_says_what_a_run_began_with(whole: Whole) -> None:
+    trained = whole.material.manifests["pretrain"]
+    begun = {"started_from": f"pretrain/{'0123abcd' * 8}", "started_from_step": 1600}
+    other = trained.model_copy(update={"provenance": {**trained.provenance, **begun}})
+    (row,) = [
+        row
+        for row in tables(page_of(Material({"pretrain": other}, whole.material.folders)))[-1]
+        if row[0] == f"`{trained.ref.short}`"
+    ]
+    assert row[2].endswith("`; began with the first 1,600 steps of `pretrain/0123abcd`")
+    assert "began with" not in whole.page
 
 
 def test_the_result_changes_with_a_score_and_with_the_number_of_samples(

@@ -1,9 +1,9 @@
 """Best sizes and exponents: the truth is in their intervals, which end where the data tell."""
 
-import dataclasses
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,10 +35,14 @@ from nanochat_core.report.sweeps.isoflop import (
     fit_laws,
 )
 from nanochat_core.report.sweeps.law_checks import misfit
-from nanochat_core.report.sweeps.surface import fit_surface
+from nanochat_core.report.sweeps.surface import SHARES, fit_surface
 
 SEEDS = range(20)
 NOISE = 0.03
+WITHOUT_A_BEST = {
+    "level": Law(constant=1.0, by_size=0.0, by_tokens=0.0),
+    "falls with tokens alone": Law(constant=1.0, by_size=0.0, by_tokens=500.0, beta=0.3),
+}
 
 
 def verdicts(laws: Laws) -> Iterator[tuple[str, Estimate | None, float]]:
@@ -192,7 +196,7 @@ def test_flat_points_have_no_end_on_either_side() -> None:
 def test_a_hill_has_no_best_size() -> None:
     points = noisy_points(0.0, 0, budgets=BUDGETS[:2])
     upside_down = [
-        dataclasses.replace(point, bpb=5.0 / point.bpb) if point.budget == BUDGETS[0] else point
+        replace(point, bpb=5.0 / point.bpb) if point.budget == BUDGETS[0] else point
         for point in points
     ]
     optima = fit_laws(upside_down).curves[RATIO].optima
@@ -267,7 +271,7 @@ def test_flops_that_grow_less_than_size_are_allowed_for() -> None:
 def test_a_surface_of_another_form_is_found_out() -> None:
     assert misfit(laws_of_seed(0.003, 0)) > 0.01
     points = [
-        dataclasses.replace(point, bpb=point.bpb * 1.02) if point.budget == BUDGETS[2] else point
+        replace(point, bpb=point.bpb * 1.02) if point.budget == BUDGETS[2] else point
         for point in noisy_points(0.003, 0)
     ]
     assert misfit(fit_laws(points)) < 1e-4
@@ -289,10 +293,59 @@ def test_unlike_exponents_are_found() -> None:
     assert laws.joint.exponents[PARAMETERS].value == pytest.approx(0.25 / 0.7, abs=0.02)
 
 
+@pytest.mark.parametrize("name", WITHOUT_A_BEST)
+def test_where_there_is_no_best_size_none_is_told_from_far_outside(name: str) -> None:
+    is_open = []
+    for seed in range(4):
+        laws = fit_laws(noisy_points(0.01, seed, budgets=BUDGETS[:3], law=WITHOUT_A_BEST[name]))
+        assert laws.joint is not None
+        sizes = [point.scaling_parameters for point in laws.points]
+        for optima in (laws.joint.middle, *laws.joint.optima.values()):
+            is_open.append(optima[PARAMETERS].interval == Interval(0.0, math.inf))
+            if is_open[-1]:
+                continue
+            assert min(sizes) / 21 < optima[PARAMETERS].value < max(sizes) * 21
+            assert all(inside(estimate, estimate.value) for estimate in optima.values())
+            exponent = laws.joint.exponents[PARAMETERS]
+            assert inside(exponent, exponent.value)
+    assert any(is_open)
+
+
+def test_what_is_best_at_a_border_or_beyond_has_no_end_on_that_side() -> None:
+    laws = laws_of_seed(0.003, 0)
+    assert laws.joint is not None
+    surface = laws.joint.surface
+    for sign in (-1, 1):
+        far = surface.size_interval(surface.pivot + sign * 60)
+        slope = replace(surface, share=SHARES[sign > 0]).slope_interval()
+        for interval, best in ((far, surface.size_at(surface.pivot + sign * 60)), (slope, None)):
+            assert interval is not None
+            assert (interval.low, interval.high)[sign > 0] == sign * math.inf
+            assert math.isfinite((interval.low, interval.high)[sign < 0])
+            assert best is None or interval.contains(best)
+
+
+def test_equal_losses_have_no_best_size() -> None:
+    laws = fit_laws([replace(point, bpb=1.25) for point in noisy_points(0.0, 0)])
+    assert laws.joint is not None
+    assert laws.joint.surface.is_level
+    assert laws.joint.middle[RATIO].interval == Interval(0.0, math.inf)
+    assert laws.joint.exponents[RATIO].interval == Interval(-math.inf, math.inf)
+
+
+def test_points_exactly_on_the_surface_have_no_interval() -> None:
+    laws = laws_of_seed(0.003, 0)
+    assert laws.joint is not None
+    exact = replace(laws.joint.surface, squares=0.0)
+    assert exact.slope_interval() is None
+    assert exact.size_interval(exact.pivot) is None
+    assert exact.best_loss_interval(exact.pivot) is None
+
+
 @pytest.mark.parametrize("bpb", [0.0, math.nan, math.inf])
 def test_a_point_without_a_result_is_refused_by_name(bpb: float) -> None:
     points = noisy_points(NOISE, 0)
-    points[3] = dataclasses.replace(points[3], bpb=bpb)
+    points[3] = replace(points[3], bpb=bpb)
     with pytest.raises(DataError, match=re.escape(f"point {points[3].label} has")):
         fit_laws(points)
 

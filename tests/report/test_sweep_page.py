@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,11 +31,21 @@ from nanochat_core.report.sweeps.page import (
     text_lines,
     write_sweep,
 )
+from nanochat_core.report.sweeps.recipe import input_name
 from nanochat_core.report.sweeps.rows import read_rows
 
 DEPTHS = tuple(
     Point({"depth": d}, 2.6 - d / 10, depth=d, steps=30 * d, seconds=60.0 * d) for d in (1, 2, 3)
 )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A sweep that was written, plots and all."""
+
+    folder: Path
+    made: Published
+    output: StageOutput
 
 
 def write(made: Published, folder: Path) -> tuple[StageOutput, str]:
@@ -56,30 +66,30 @@ def headings(page: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def miniseries(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Published]:
+def miniseries(tmp_path_factory: pytest.TempPathFactory) -> Drawn:
     """A miniseries of three depths, of which a fourth failed; written once."""
     folder = tmp_path_factory.mktemp("miniseries")
     made = publish_points(
         folder, DEPTHS, kind="miniseries", failed=("depth=4",), price_per_hour=3.0
     )
-    write(made, folder / "out")
-    return folder / "out", made
+    output, _ = write(made, folder / "out")
+    return Drawn(folder / "out", made, output)
 
 
 def test_everything_is_a_file_of_the_artifact_and_only_scores_are_its_result(
-    tmp_path: Path,
+    miniseries: Drawn,
 ) -> None:
-    made = publish_points(tmp_path, DEPTHS, kind="miniseries")
-    output, _ = write(made, tmp_path / "out")
-    assert set(output.files) == {path.name for path in (tmp_path / "out").iterdir()}
+    output = miniseries.output
+    assert set(output.files) == {path.name for path in miniseries.folder.iterdir()}
     assert {name for name, role in output.files.items() if role == "result"} == {"sweep.json"}
-    assert output.metrics == {"points": 3, "lowest val/bpb": pytest.approx(2.3)}
+    lowest = pytest.approx(2.3)
+    assert output.metrics == {"points": 3, "failed": 1, "lowest val/bpb": lowest}
 
 
 def test_the_page_has_results_plots_costs_and_lineage(
-    miniseries: tuple[Path, Published],
+    miniseries: Drawn,
 ) -> None:
-    folder, made = miniseries
+    folder, made = miniseries.folder, miniseries.made
     page = (folder / "sweep.md").read_text(encoding="utf-8")
     assert headings(page) == ["Results", "Plots", "Costs", "Lineage"]
     assert "3 points, 1 failed" in page
@@ -91,8 +101,8 @@ def test_the_page_has_results_plots_costs_and_lineage(
         assert f"`{manifest.digest[:12]}`" in page
 
 
-def test_every_table_of_the_page_is_one_to_a_renderer(miniseries: tuple[Path, Published]) -> None:
-    page = (miniseries[0] / "sweep.md").read_text(encoding="utf-8")
+def test_every_table_of_the_page_is_one_to_a_renderer(miniseries: Drawn) -> None:
+    page = (miniseries.folder / "sweep.md").read_text(encoding="utf-8")
     tokens = MarkdownIt("commonmark").enable("table").parse(page)
     assert sum(token.type == "table_open" for token in tokens) == 3
 
@@ -127,7 +137,48 @@ def test_the_page_says_what_was_really_run_where_beginnings_are_shared(tmp_path:
     assert "| pretrain | 3 | 30 s |" in page
     assert "| shared beginnings, their steps | - | 4 m 00 s |" in page
     assert "| **all** |  | 5 m 00 s |" in page
-    assert f"from step 240 of `pretrain/{0:08x}` on" in page
+    assert f"began with the first 240 steps of `pretrain/{0:08x}`" in page
+
+
+def test_a_beginning_that_is_a_point_of_the_table_is_counted_once(tmp_path: Path) -> None:
+    # Each length goes on from the one before it, as without a warm-down: 40 steps in all.
+    points: list[Point] = []
+    begun: dict[str, object] = {}
+    for steps in (20, 30, 40):
+        time = {"total_training_time": float(steps)}
+        point = Point({STEPS: steps}, 2.0, steps=steps, seconds=10.0, metrics=time)
+        points.append(replace(point, provenance=begun))
+        made = publish_points(tmp_path, points)
+        longest = made.refs[input_name(len(points) - 1, "pretrain")]
+        begun = {
+            "started_from": f"pretrain/{longest.fingerprint}",
+            "started_from_step": steps,
+        }
+    page = page_of(made)
+    assert "for 90 steps of pretraining 40 were run (44%)" in page
+    assert "shared beginnings, their steps" not in page
+    assert "| **all** |  | 1 m 00 s |" in page
+    # Without the first in the table, its steps are those of a beginning.
+    page = page_of(publish_points(tmp_path, points[1:]))
+    assert "for 70 steps of pretraining 40 were run (57%)" in page
+    assert "| shared beginnings, their steps | - | 20 s |" in page
+
+
+def test_what_the_times_of_points_leave_out_is_said(tmp_path: Path) -> None:
+    begun = {"started_from": "pretrain/0123abcd", "started_from_step": 80}
+    points = [Point({STEPS: n}, 2.0, steps=n, provenance=begun) for n in (100, 120)]
+    said = "leave out shared steps"
+    made = publish_points(tmp_path / "shared", points, price_per_hour=2.0)
+    rows = read_rows(made.manifests, made.folders, made.recipe)
+    assert f"Time and money {said}" in page_of(made)
+    assert any(said in line for line in text_lines(Sweep(made.recipe, made.manifests, rows)))
+    assert "out shared steps" not in page_of(publish_points(tmp_path / "apart", DEPTHS))
+
+
+def test_the_price_is_said_to_be_of_one_point(tmp_path: Path) -> None:
+    said = "The price is that of what one point uses (its GPUs)"
+    assert said in page_of(publish_points(tmp_path, DEPTHS, price_per_hour=2.0))
+    assert said not in page_of(publish_points(tmp_path, DEPTHS))
 
 
 def test_beginnings_of_other_kinds_are_counted_each(tmp_path: Path) -> None:

@@ -33,13 +33,14 @@ class Drawn:
         return draw_plots(self.rows, self.curves, self.recipe, self.folder)
 
 
-def test_a_miniseries_is_drawn_against_depth_and_compute_with_its_curves(tmp_path: Path) -> None:
+def test_a_miniseries_is_drawn_against_depth_and_compute(tmp_path: Path) -> None:
     drawn = Drawn(tmp_path, DEPTHS, kind="miniseries")
+    # Every figure takes its time, and the curves are drawn below.
+    drawn.curves = []
     plots = drawn.plots()
     assert plots == {
         "results.png": "Results against depth",
         "compute.png": "Results against compute",
-        "curves.png": "Validation during pretraining",
     }
     for name in plots:
         with Image.open(tmp_path / name) as image:
@@ -135,7 +136,7 @@ def test_many_points_are_drawn_without_a_name_for_each(tmp_path: Path) -> None:
 
 
 def test_one_point_has_its_curve(tmp_path: Path) -> None:
-    assert list(Drawn(tmp_path, DEPTHS[:1]).plots()) == ["curves.png"]
+    assert Drawn(tmp_path, DEPTHS[:1]).plots() == {"curves.png": "Validation during pretraining"}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from uuid import UUID
 
 import pytest
 from prefect import flow
@@ -66,6 +67,29 @@ def test_a_run_that_is_running_gets_nothing() -> None:
         return signals_after(Running(), 1.5)
 
     assert running() == []
+
+
+@pytest.mark.prefect
+@pytest.mark.usefixtures("prefect_server")
+def test_a_flow_that_is_cancelled_while_one_inside_of_it_is_watched_gets_one_sigterm() -> None:
+    @flow(name="inner", persist_result=False)
+    def inner(outer_id: str) -> list[int]:
+        with terminations() as found, CancelWatch(ASK_SECONDS):
+            with get_client(sync_client=True) as client:
+                client.set_flow_run_state(UUID(outer_id), Cancelling(), force=True)
+                deadline = time.monotonic() + 10
+                while not found and time.monotonic() < deadline:
+                    time.sleep(0.02)
+                client.set_flow_run_state(UUID(outer_id), Running(), force=True)
+            time.sleep(3 * ASK_SECONDS)
+        return found
+
+    @flow(name="outer", persist_result=False)
+    def outer() -> list[int]:
+        with CancelWatch(ASK_SECONDS):
+            return inner(str(flow_run.id))
+
+    assert outer() == [signal.SIGTERM]
 
 
 def test_a_job_by_hand_belongs_to_no_run_and_asks_nobody() -> None:

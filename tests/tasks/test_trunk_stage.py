@@ -1,6 +1,7 @@
 """Pretraining stages that look for shared beginnings, with a real server and a real store."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -12,6 +13,7 @@ from nanochat_core.artifacts.store import ArtifactStore
 from nanochat_core.artifacts.types import ArtifactRef, Manifest, Request
 from nanochat_core.config.execution import Execution
 from nanochat_core.config.job import METRICS_FILE, StageOutput
+from nanochat_core.errors import ArtifactNotFoundError, DamagedFileError, StoreError
 from nanochat_core.optim.recipe import ScheduleRecipe
 from nanochat_core.training.recipes import PretrainRecipe
 from nanochat_core.training.trunk import STATE_FILE, trunk_recipe
@@ -19,6 +21,7 @@ from tasks.beginnings import find_trunk
 from tasks.listening import Listener
 from tasks.pretrain import pretrain
 from tasks.stage import Run, Stage, StageCall, StageWork, stage
+from tests.flows.many_tools import Reads
 from tests.jobs.job_tools import PRETRAIN, make_line
 
 pytestmark = [pytest.mark.prefect, pytest.mark.usefixtures("prefect_server")]
@@ -157,6 +160,54 @@ def test_an_artifact_without_a_training_state_is_no_beginning(
 
     published.make(stage("pretrain", code_version=1)(old), trunk_recipe(horizon(10), 8))
     assert published.steps_found(horizon(10)) == 0
+
+
+def test_the_recipe_of_another_checkout_is_passed_over(
+    published: Published, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / STATE_FILE).write_text("{}")
+    recipe = trunk_recipe(horizon(10), 8).model_dump(mode="json")
+    request = Request(
+        station="pretrain",
+        code_version=1,
+        recipe={**recipe, "a_field_of_tomorrow": 1},
+        inputs={name: ref.digest for name, ref in published.refs.items()},
+    )
+    output = StageOutput(files={STATE_FILE: "record"})
+    published.store.publish(request, other, output, input_refs=published.refs)
+    assert published.steps_found(horizon(10)) == 0
+    published.make(published.look, trunk_recipe(horizon(11), 7))
+    assert published.steps_found(horizon(11)) == 7
+
+
+def test_a_trunk_that_cannot_be_fetched_costs_a_warning_and_no_run(
+    elsewhere: Published, tmp_path: Path
+) -> None:
+    trunk = elsewhere.make(elsewhere.look, trunk_recipe(horizon(10), 8))
+    # No folder can be made where a file is.
+    place = elsewhere.store.materialize(trunk.ref)
+    station = next(path for path in place.parents if path.name == "pretrain")
+    shutil.rmtree(station)
+    station.write_text("a file")
+    with pytest.raises((StoreError, OSError)) as error:
+        elsewhere.store.materialize(trunk.ref)
+    assert not isinstance(error.value, (ArtifactNotFoundError, DamagedFileError))
+    assert elsewhere.steps_found(horizon(10)) == 0
+
+
+def test_each_manifest_is_read_once(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Reads(monkeypatch)
+
+    def manifests_read(steps: int) -> int:
+        before = reads.manifests
+        published.steps_found(horizon(steps))
+        return reads.manifests - before
+
+    first = manifests_read(20)
+    assert manifests_read(21) == first + 1
+    assert manifests_read(22) == first + 2
 
 
 def test_a_store_elsewhere_has_beginnings_too(elsewhere: Published) -> None:

@@ -12,10 +12,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import GenerationMixin, PreTrainedModel
+from transformers import GenerationMixin, LogitsProcessorList, PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+# All of them here: transformers 4.57 does not take along what only these files import.
+from .answers_nanochat import CalculatorAnswers, has_end, place_of, tokenizer_in
+from .calculator_nanochat import calculate
 from .columns_nanochat import Columns
 from .configuration_nanochat import NanochatConfig
 
@@ -146,6 +149,7 @@ class NanochatForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
 
     def __init__(self, config: NanochatConfig) -> None:
         super().__init__(config)
+        self._loaded_from = place_of(config)
         rows, width = config.padded_vocab_size, config.hidden_size
         kv_width = config.num_key_value_heads * config.head_dim
         self.wte = nn.Embedding(rows, width)
@@ -176,6 +180,30 @@ class NanochatForCausalLM(PreTrainedModel, GenerationMixin):  # type: ignore[no-
         raise NotImplementedError(
             "the vocabulary of a nanochat model is fixed: embeddings, value embeddings and head "
             "belong together; train a model with another tokenizer instead"
+        )
+
+    def generate(
+        self,
+        inputs: torch.Tensor | None = None,
+        generation_config: Any = None,
+        logits_processor: Any = None,
+        *others: Any,
+        calculator: bool = True,
+        **options: Any,
+    ) -> Any:
+        """As that of transformers, but a calculator answers what the model asks it.
+
+        `calculator=False` leaves the model alone. So do settings without an end token: replies that
+        never end are measurements.
+        """
+        processors = LogitsProcessorList(logits_processor or [])
+        if calculator and has_end(options, generation_config, self.generation_config):
+            revision = getattr(self.config, "_commit_hash", None)
+            tokenizer = tokenizer_in(self._loaded_from, revision)
+            if tokenizer is not None:
+                processors.append(CalculatorAnswers(tokenizer, calculate))
+        return super().generate(  # type: ignore[misc]
+            inputs, generation_config, processors, *others, **options
         )
 
     def forward(

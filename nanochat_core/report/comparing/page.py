@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nanochat_core.conversation.markdown import escape
 from nanochat_core.report.comparing.budgets import (
     Budget,
     amount_text,
@@ -23,7 +24,7 @@ from nanochat_core.report.comparing.verdicts import (
     needed_commands,
     noise_words,
 )
-from nanochat_core.report.markdown import escape, section, table
+from nanochat_core.report.markdown import section, table
 from nanochat_core.report.numbers import duration
 
 PAGE_FILE, JSON_FILE, CSV_FILE = "compare.md", "compare.json", "compare.csv"

@@ -36,6 +36,8 @@ class Verdict:
     paired: tuple[int, float, tuple[float, float]] | None
     """Over the seeds that both have: how many, the mean gain, its 95 % interval."""
     words: str
+    assumed: tuple[str, ...] = ()
+    """Of the two, those with one run: the verdict holds if they scatter as the others do."""
 
 
 def judge(comparison: Comparison) -> list[Verdict]:
@@ -91,10 +93,12 @@ def _verdict(
     interval = (gain - reach, gain + reach)
     kind: Kind = "noise" if p > ALPHA else "better" if gain > 0 else "worse"
     words = _words(metric, first, side, kind, gain, interval, p)
-    words += _cost_words(first, side) + _whose_noise(first, side, samples)
+    words += _cost_words(first, side)
     if kind == "noise":
+        words += _whose_noise(first, side)
         words += _more_repeats(gain, pooled([s.spread for s in samples.values() if s.spread]))
-    return Verdict(side.letter, first.letter, kind, gain, interval, p, paired, words)
+    assumed = tuple(each.letter for each in _alone(first, side))
+    return Verdict(side.letter, first.letter, kind, gain, interval, p, paired, words, assumed)
 
 
 def paired_gain(
@@ -127,8 +131,8 @@ _CONCLUSIONS = {
 
 
 def conclusion(verdict: Verdict) -> str:
-    """The verdict in three words."""
-    return _CONCLUSIONS[verdict.kind]
+    """The verdict in three words, and what it rests on."""
+    return _CONCLUSIONS[verdict.kind] + (", IF ALL SCATTER ALIKE" if verdict.assumed else "")
 
 
 def amount(gain: float, metric: Metric) -> str:
@@ -148,7 +152,31 @@ def _words(
     low, high = interval
     said = f"{side.letter} is {amount(gain, metric)} than {first.letter}"
     said += f" (95 % interval of the gain {low:+.4f} to {high:+.4f}, p = {_p_text(p)}): "
-    return said + ("inside the noise." if kind == "noise" else "larger than the noise.")
+    return said + ("inside the noise." if kind == "noise" else _larger_words(first, side))
+
+
+def _larger_words(first: Side, side: Side) -> str:
+    """A new recipe may well scatter more: one of twice the deviation, run once, against three runs
+    of no other mean is told from them in one case of eight, not of twenty.
+    """
+    alone = _alone(first, side)
+    if not alone:
+        return "larger than the noise."
+    if len(alone) == 2:
+        return (
+            "if both scatter as the other sides do, larger than the noise. Neither is repeated: "
+            "repeats of both would tell."
+        )
+    one, repeated = alone[0].letter, (side if alone[0] is first else first).letter
+    return (
+        f"if {one} scatters as {repeated} does, larger than the noise. {one} has one run: repeats "
+        "of it would tell."
+    )
+
+
+def _alone(first: Side, side: Side) -> list[Side]:
+    """Those of the two that have one run, which tells no spread."""
+    return [each for each in (first, side) if len(each.finals) < 2]
 
 
 def _p_text(p: float) -> str:
@@ -163,14 +191,12 @@ def _cost_words(first: Side, side: Side) -> str:
     return f" {side.letter} took {other / spent:.3g} times the FLOPs of {first.letter}."
 
 
-def _whose_noise(first: Side, side: Side, samples: dict[str, Sample]) -> str:
-    own = [each for each in (first, side) if samples[each.letter].spread is not None]
-    if len(own) == 2:
-        return ""
-    if own:
-        alone = side if own[0] is first else first
-        return f" {alone.letter} has one run: it is taken to scatter as {own[0].letter} does."
-    return " Neither is repeated: both are taken to scatter as the others do."
+def _whose_noise(first: Side, side: Side) -> str:
+    alone = _alone(first, side)
+    if len(alone) == 1:
+        repeated = side if alone[0] is first else first
+        return f" {alone[0].letter} has one run: it is taken to scatter as {repeated.letter} does."
+    return " Neither is repeated: both are taken to scatter as the others do." if alone else ""
 
 
 def _more_repeats(gain: float, spread: Spread | None) -> str:
@@ -194,9 +220,10 @@ def _unknown_words(metric: Metric, first: Side, side: Side, gain: float) -> str:
 
 
 def needed_commands(comparison: Comparison, verdicts: Sequence[Verdict]) -> list[str]:
-    """How to make the repeats for lack of which nothing, or little, can be told."""
+    """How to make the repeats for lack of which nothing, or little, or too much can be told."""
     letters = {v.letter for v in verdicts if v.kind in ("unknown", "noise")}
     letters |= {v.against for v in verdicts if v.kind in ("unknown", "noise")}
+    letters |= {letter for verdict in verdicts for letter in verdict.assumed}
     if len(comparison.sides) == 1:
         letters = {comparison.sides[0].letter}
     wanted = [side for side in comparison.sides if side.letter in letters and len(side.finals) < 3]

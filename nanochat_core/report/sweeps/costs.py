@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 
 from nanochat_core.artifacts.types import Manifest
-from nanochat_core.report.markdown import NOTHING, Lines, escape, section, table
+from nanochat_core.conversation.markdown import escape
+from nanochat_core.report.begun import began_with
+from nanochat_core.report.markdown import NOTHING, Lines, section, table
 from nanochat_core.report.numbers import duration
 from nanochat_core.report.sweeps.beginnings import sharing
 from nanochat_core.report.sweeps.recipe import POINT_STATIONS, SweepRecipe, input_name
-from nanochat_core.report.sweeps.rows import SECONDS_PER_HOUR, first_step, made_in
+from nanochat_core.report.sweeps.rows import SECONDS_PER_HOUR, made_in
 from nanochat_core.report.sweeps.table import money
 
 
@@ -22,13 +24,13 @@ def costs(manifests: Mapping[str, Manifest], recipe: SweepRecipe) -> Lines:
         total += seconds
         body.append(_row(station, str(len(made)), seconds, recipe))
         found = sharing(made) if station == "pretrain" else None
-        if found and found.shared:
+        if found and found.run:
             total += found.seconds
             body.append(_row("shared beginnings, their steps", NOTHING, found.seconds, recipe))
     body.append(_row("**all**", "", total, recipe))
     titles = ["station", "artifacts:", "time to make:"]
     titles += [f"money at {recipe.price_per_hour:g} an hour:"] if recipe.price_per_hour else []
-    return section("Costs", table(titles, body), _words(_made(manifests, "pretrain")))
+    return section("Costs", table(titles, body), _words(_made(manifests, "pretrain"), recipe))
 
 
 def _made(manifests: Mapping[str, Manifest], station: str) -> list[Manifest]:
@@ -42,7 +44,7 @@ def _row(what: str, number: str, seconds: float, recipe: SweepRecipe) -> list[st
     return [what, number, duration(seconds), *cost]
 
 
-def _words(models: Sequence[Manifest]) -> Lines:
+def _words(models: Sequence[Manifest], recipe: SweepRecipe) -> Lines:
     found = sharing(models)
     said = (
         "Times are those of when an artifact was made, which may be before this sweep; of one "
@@ -53,6 +55,8 @@ def _words(models: Sequence[Manifest]) -> Lines:
             f" Runs share beginnings: for {found.steps:,} steps of pretraining "
             f"{found.all_run:,} were run ({found.all_run / found.steps:.0%})."
         )
+    if recipe.price_per_hour:
+        said += " The price is that of what one point uses (its GPUs), not of all at a time."
     return [said]
 
 
@@ -72,10 +76,7 @@ def lineage(manifests: Mapping[str, Manifest], recipe: SweepRecipe) -> Lines:
 
 def _lineage_row(manifest: Manifest, labels: Sequence[str]) -> list[str]:
     inputs = ", ".join(f"`{ref.short}`" for _, ref in sorted(manifest.input_refs.items()))
-    begun = str(manifest.provenance.get("started_from", ""))
-    if begun:
-        station, _, fingerprint = begun.partition("/")
-        inputs += f"; from step {first_step(manifest):,} of `{station}/{fingerprint[:8]}` on"
+    inputs = "; ".join(filter(None, (inputs, began_with(manifest, "`"))))
     return [
         f"`{manifest.ref.short}`",
         escape("; ".join(labels)),

@@ -67,6 +67,10 @@ class Interval:
         return Interval(ends[0], ends[1])
 
 
+NO_ENDS = Interval(-math.inf, math.inf)
+"""Of what the data say nothing about."""
+
+
 @dataclass(frozen=True)
 class Noise:
     """The variance of a point about its fit, pooled over budgets."""

@@ -1,11 +1,12 @@
 """What a reader of scaling laws has to be warned of: extrapolation, hills, a formula off."""
 
 import math
+from collections.abc import Sequence
 
 from scipy import stats
 
 from nanochat_core.report.sweeps.fits import MIN_PLACES
-from nanochat_core.report.sweeps.isoflop import PARAMETERS, RATIO, Budget, Laws, Prediction
+from nanochat_core.report.sweeps.isoflop import PARAMETERS, RATIO, Budget, Joint, Laws, Prediction
 
 NOT_BY_CHANCE = 0.01
 """A misfit of a smaller probability is told."""
@@ -17,7 +18,8 @@ LEAST_ROOM = 1.01
 
 def warnings_of(laws: Laws) -> list[str]:
     """Sentences, the gravest first; none of a sweep that tells all that it was made for."""
-    return [*_too_few(laws), *_misfit(laws), *_of_budgets(laws), *_of_ratio(laws)]
+    outside = _outside(laws.joint, laws.budgets) if laws.joint else []
+    return [*_too_few(laws), *_misfit(laws), *outside, *_of_budgets(laws), *_of_ratio(laws)]
 
 
 def prediction_warning(laws: Laws, prediction: Prediction) -> str:
@@ -92,6 +94,27 @@ def _bottom_warning(laws: Laws, budget: Budget) -> str:
         "the bottom is outside the measured sizes, so the best size by its own points is "
         f"extrapolated; add {side} depths."
     )
+
+
+def _outside(joint: Joint, budgets: Sequence[Budget]) -> list[str]:
+    """Of the best sizes by all points: which budgets have theirs outside all measured sizes."""
+    if joint.surface.is_level:
+        return [
+            "By all points bits per byte do not fall as sizes and tokens grow, so no best size is "
+            "told; add budgets that are farther apart."
+        ]
+    said = []
+    for sign, side in ((-1.0, "smaller"), (1.0, "larger")):
+        found = [b for b in budgets if sign * joint.surface.outside_at(b.t) > math.log(LEAST_ROOM)]
+        for is_told, where in ((True, "outside"), (False, "far outside")):
+            own = [b for b in found if joint.surface.tells_size_at(b.t) == is_told]
+            if own:
+                said.append(
+                    f"{', '.join(map(name_of, own))}: the best size by all points is {where} the "
+                    f"measured sizes, so it is {'extrapolated' if is_told else 'not told'}; "
+                    f"add {side} depths."
+                )
+    return said
 
 
 def _of_ratio(laws: Laws) -> list[str]:

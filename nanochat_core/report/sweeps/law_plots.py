@@ -23,6 +23,7 @@ from nanochat_core.report.sweeps.isoflop import (
     Laws,
 )
 from nanochat_core.report.sweeps.law_text import NOT_TOLD, decimals, shown
+from nanochat_core.report.sweeps.table import power
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -166,6 +167,7 @@ def optimum_plot(laws: Laws) -> "Figure":
         axis.set_xlim(compute[0], compute[-1])
         axis.set_ylim(*_heights(laws, name, [best[name] for best in found]))
         _ticks(axis.yaxis, axis.get_ylim())
+        _budget_ticks(axis.xaxis, spent)
         _band(axis, compute, [best[name] for best in found])
         for budget in laws.budgets:
             if laws.curves and (own := laws.curves[name].optima.get(budget.flops)):
@@ -202,6 +204,18 @@ def _ticks(axis: "Axis", limits: tuple[float, float]) -> None:
     between = next((subs for most, subs in TICKS if decades < most), (1.0,))
     axis.set_major_locator(LogLocator(subs=between))
     axis.set_major_formatter(FuncFormatter(lambda number, _: shown(number)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _budget_ticks(axis: "Axis", budgets: Sequence[float]) -> None:
+    """The first, the middle and the last budget: a narrow panel has room for three."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+    ordered = sorted(set(budgets))
+    named = {0, (len(ordered) - 1) // 2, len(ordered) - 1}
+    axis.set_major_locator(FixedLocator([ordered[i] for i in sorted(named)]))
+    axis.set_major_formatter(FuncFormatter(lambda flops, _: power(flops)))
+    axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
 
 

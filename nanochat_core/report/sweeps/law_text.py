@@ -78,7 +78,7 @@ def prediction_lines(laws: Laws, flops: float) -> Lines:
     if prediction is None:
         return []
     size, tokens, ratio = (said(prediction.best[axis]) for axis in (PARAMETERS, TOKENS, RATIO))
-    bpb = decimals(prediction.bpb)
+    bpb = _text(prediction.bpb, "{:.3f}".format, 0.0)
     warning = prediction_warning(laws, prediction)
     end = f" **Note:** {warning}." if warning else ""
     return [
@@ -93,9 +93,12 @@ def _how(laws: Laws) -> Lines:
         floor, _ = laws.joint.surface.constants()
         scatter = laws.joint.surface.noise
         about = f"; points scatter by {scatter.sd:.2%} about it" if scatter.dof > 0 else ""
+        # A fit of E alone has left a and b where it began.
+        level = laws.joint.surface.is_level
+        found = "" if level else f", a = {size:.3g} and b = {tokens:.3g}"
         parts.append(
             "*By all*: bpb = E + A / N^a + B / D^b, fitted to all points, with "
-            f"E = {floor:.3g}, a = {size:.3g} and b = {tokens:.3g}{about}."
+            f"E = {floor:.3g}{found}{about}."
         )
     if laws.curves:
         noise = laws.curves[RATIO].noise
@@ -147,7 +150,10 @@ def shown(number: float) -> str:
 
 
 def laws_csv(laws: Laws) -> str:
-    """A line a number; an end that is not known is 0 or `inf`, and no interval is empty."""
+    """A line a number; an end that is not known is 0 or infinite, and no interval is empty.
+
+    Without either end the number is empty, too: any would do, which the page calls not told.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["quantity", "axis", "by", "budget_flops", "value", "low", "high"])
@@ -155,7 +161,8 @@ def laws_csv(laws: Laws) -> str:
         interval = estimate.interval
         ends = [_digits(interval.low), _digits(interval.high)] if interval else ["", ""]
         budget = "" if flops is None else f"{flops:.6g}"
-        writer.writerow([quantity, axis, by, budget, _digits(estimate.value), *ends])
+        value = _digits(estimate.value) if _is_told(estimate) else ""
+        writer.writerow([quantity, axis, by, budget, value, *ends])
     return out.getvalue()
 
 
@@ -172,7 +179,7 @@ def _rows(laws: Laws) -> Iterator[Row]:
 
 
 def laws_values(laws: Laws) -> dict[str, Any]:
-    """For JSON: null for an interval that there is none of, and for an open end."""
+    """For JSON: null for an interval that there is none of, an open end, and what is not told."""
     return {
         "points": len(laws.points),
         "budgets": [budget.flops for budget in laws.budgets],
@@ -195,7 +202,13 @@ def laws_values(laws: Laws) -> dict[str, Any]:
 def _value(estimate: Estimate) -> dict[str, Any]:
     interval = estimate.interval
     ends = [_finite(interval.low) or None, _finite(interval.high)] if interval else None
-    return {"value": _finite(estimate.value), "interval": ends}
+    return {"value": _finite(estimate.value) if _is_told(estimate) else None, "interval": ends}
+
+
+def _is_told(estimate: Estimate) -> bool:
+    """Whether its interval has an end; one of units that is open below ends at 0."""
+    interval = estimate.interval
+    return interval is None or interval.low not in (0.0, -math.inf) or interval.high < math.inf
 
 
 def _surface(joint: Joint) -> dict[str, Any]:
@@ -204,8 +217,8 @@ def _surface(joint: Joint) -> dict[str, Any]:
     size, tokens = surface.exponents
     return {
         "E": _finite(floor),
-        "a": _finite(size),
-        "b": _finite(tokens),
+        "a": None if surface.is_level else _finite(size),
+        "b": None if surface.is_level else _finite(tokens),
         "above_E": _finite(reducible),
         "above_E_at_flops": _finite(math.exp(surface.pivot)),
         "scatter": _finite(surface.noise.sd),

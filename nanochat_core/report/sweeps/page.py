@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from nanochat_core.artifacts.types import Manifest
 from nanochat_core.config.job import Role, StageOutput
-from nanochat_core.report.markdown import Lines, escape, section
+from nanochat_core.conversation.markdown import escape
+from nanochat_core.report.markdown import Lines, section
 from nanochat_core.report.sweeps.costs import costs, lineage
 from nanochat_core.report.sweeps.plots import draw_plots
 from nanochat_core.report.sweeps.recipe import SweepRecipe
@@ -22,6 +23,7 @@ from nanochat_core.report.sweeps.table import (
     markdown_table,
     repeats_table,
     terminal_table,
+    without_shared,
 )
 
 if TYPE_CHECKING:
@@ -159,7 +161,8 @@ def _notes(sweep: Sweep) -> Lines:
         notes.append(
             "**Not all points were measured on the same held-out text**: their bpb do not compare."
         )
-    return [" ".join(notes)]
+    notes.append(without_shared(rows, sweep.recipe))
+    return [" ".join(filter(None, notes))]
 
 
 def text_differs(manifests: Mapping[str, Manifest]) -> bool:

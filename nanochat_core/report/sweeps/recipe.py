@@ -28,7 +28,9 @@ class SweepRecipe(Recipe):
     kind: SweepKind
     points: tuple[SweepPoint, ...] = Field(min_length=1)
     failed: tuple[str, ...] = Field((), description="labels of points that could not be made")
-    price_per_hour: float = Field(0.0, ge=0, description="0: nothing is said about money")
+    price_per_hour: float = Field(
+        0.0, ge=0, description="of what one point uses (its GPUs); 0: nothing is said about money"
+    )
 
     @model_validator(mode="after")
     def _each_label_once(self) -> "SweepRecipe":

@@ -8,6 +8,7 @@ from typing import Any
 
 from nanochat_core.artifacts.types import Manifest
 from nanochat_core.errors import ConfigError
+from nanochat_core.report.begun import first_step
 from nanochat_core.report.material import CHAT_EVALS, CONFIG_FILE, Material
 from nanochat_core.report.numbers import is_number
 from nanochat_core.report.scores import Score
@@ -107,12 +108,6 @@ def _row(material: Material, recipe: SweepRecipe, index: int) -> PointRow:
         money=seconds / SECONDS_PER_HOUR * recipe.price_per_hour,
         refs={station: material.manifests[station].ref.short for station in material.stations},
     )
-
-
-def first_step(manifest: Manifest) -> int:
-    """The step at which a training started: 0, or where a shared beginning ended."""
-    said = manifest.provenance.get("started_from_step", 0)
-    return int(said) if is_number(said) else 0
 
 
 def made_in(manifest: Manifest) -> float:

@@ -25,7 +25,7 @@ from functools import cached_property
 import numpy as np
 from scipy import optimize
 
-from nanochat_core.report.sweeps.fits import Floats, Interval, Noise
+from nanochat_core.report.sweeps.fits import NO_ENDS, Floats, Interval, Noise
 
 NUM_PARAMETERS = 5
 SHARES = (0.005, 0.995)
@@ -33,10 +33,14 @@ SHARES = (0.005, 0.995)
 SUMS = (0.02, 6.0)
 """Of a + bg: from nearly a logarithm of size, to steeper than any language model."""
 FAR = 14.0
-"""How far from the data n* may be, in units of ln N: e^14 is 10^6."""
+"""How far from the data the ends of its interval are looked for, in units of ln N: e^14 is 10^6."""
+FAR_OUTSIDE = 3.0
+"""A best size so far outside all measured ones, in the same units, is not told: e^3 is 20."""
 LOSS_REACH = 3.0
 """How far from the best loss its interval may go, in units of its logarithm."""
 _STARTS = tuple(itertools.product((0.3, 0.5, 0.7), (0.3, 0.7, 1.5), (-0.5, 0.0, 0.5)))
+_LEVEL = 1e-9
+"""A fitted surface that differs by no larger share of the losses says nothing of sizes."""
 _FIRST_STEP, _EXACT = 0.02, 1e-5
 """Of the search for an end of an interval: how it starts, and how well the end is found."""
 
@@ -120,8 +124,29 @@ class Surface:
         best_tokens = self.tokens_at(self.pivot, self.optimum)
         return _shape(n, d, (self.optimum, best_tokens), (self.share, self.total), self.gamma)
 
+    @cached_property
+    def is_level(self) -> bool:
+        """Whether only E was fitted, as to a hill or equal losses: a and b are as they began."""
+        fitted = self.loss_at(self.measured.n, self.measured.d)
+        return float(np.ptp(fitted)) <= _LEVEL * float(fitted.max())
+
+    def tells_size_at(self, c: float) -> bool:
+        """Whether the best size is anywhere near the measured ones.
+
+        A law may be followed to compute beyond the budgets, but has to be told inside them.
+        """
+        inside = min(max(c, float(self.measured.c.min())), float(self.measured.c.max()))
+        return not self.is_level and abs(self.outside_at(inside)) <= FAR_OUTSIDE
+
+    def outside_at(self, c: float) -> float:
+        """How far the best size is below (negative) or above all measured ones, in ln N."""
+        size = self.size_at(c)
+        return size - min(max(size, float(self.measured.n.min())), float(self.measured.n.max()))
+
     def slope_interval(self) -> Interval | None:
-        """Of the exponent of N*."""
+        """Of the exponent of N*; how a best size grows that is not told is not told either."""
+        if not self.tells_size_at(self.pivot):
+            return NO_ENDS
         span = np.ptp(self.measured.n) or 1.0
 
         def refit(share: float, start: Floats) -> tuple[float, Floats]:
@@ -137,6 +162,8 @@ class Surface:
 
     def size_interval(self, c: float) -> Interval | None:
         """Of ln N* at a compute."""
+        if not self.tells_size_at(c):
+            return NO_ENDS
 
         def refit(size: float, start: Floats) -> tuple[float, Floats]:
             return _solve(
@@ -154,6 +181,8 @@ class Surface:
 
     def best_loss_interval(self, c: float) -> Interval | None:
         """Of the same; a single run scatters about it, too."""
+        if not self.tells_size_at(c):
+            return Interval(0.0, math.inf)
         best = self.best_loss_at(c)
         span = float(np.ptp(self.measured.n)) or 1.0
 
@@ -178,12 +207,14 @@ class Surface:
         ends: tuple[float, float],
     ) -> Interval | None:
         """Outwards from the best value, in growing steps, each fit from the one before."""
-        if self.noise.dof <= 0:
+        if self.noise.dof <= 0 or not self.noise.variance:
             return None
         allowed = math.sqrt(self.noise.allowed)
 
-        def end(border: float) -> float:
-            direction = math.copysign(1.0, border - best)
+        def end(border: float, direction: float) -> float:
+            if (best - border) * direction >= 0:
+                # What is best by the fit is already as far as anything is looked for.
+                return direction * math.inf
             near, step, state = best, _FIRST_STEP, start
             while True:
                 far = near + direction * step
@@ -200,7 +231,7 @@ class Surface:
                 near, state, step = far, found, max(likely, 0.2 * step)
             return _crossing(lambda v: refit(v, state)[0] - self.squares, allowed, near, far)
 
-        return Interval(end(ends[0]), end(ends[1]))
+        return Interval(end(ends[0], -1.0), end(ends[1], 1.0))
 
 
 def _crossing(grown: Callable[[float], float], allowed: float, near: float, far: float) -> float:

@@ -5,7 +5,8 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from nanochat_core.report.markdown import NOTHING, Lines, escape, table
+from nanochat_core.conversation.markdown import escape
+from nanochat_core.report.markdown import NOTHING, Lines, table
 from nanochat_core.report.numbers import duration
 from nanochat_core.report.scores import Score
 from nanochat_core.report.sweeps.recipe import POINT_STATIONS, SweepRecipe, Value
@@ -62,7 +63,7 @@ def terminal_table(rows: Sequence[PointRow], recipe: SweepRecipe) -> Lines:
         if len(lines[0]) > TERMINAL_WIDTH:
             columns = [column for column in columns if column.is_own or column.title != title]
             lines = _aligned(columns, rows)
-    said = [common(rows, recipe), best(rows, recipe)]
+    said = [common(rows, recipe), best(rows, recipe), without_shared(rows, recipe)]
     said += [f"Failed: {label}." for label in recipe.failed]
     return [*lines, *(line for line in said if line)]
 
@@ -142,6 +143,14 @@ def common(rows: Sequence[PointRow], recipe: SweepRecipe) -> str:
     same = [c for c in all_columns(rows, recipe) if not c.is_own and _is_common(c, rows)]
     said = [f"{c.title} {c.text(rows[0])}" for c in same if c.text(rows[0]) != NOTHING]
     return f"All: {', '.join(said)}." if said else ""
+
+
+def without_shared(rows: Sequence[PointRow], recipe: SweepRecipe) -> str:
+    """What the costs of points leave out; '' where each trained all of its steps itself."""
+    if not any(row.first_step for row in rows):
+        return ""
+    costs = "Time and money leave" if recipe.price_per_hour else "Time leaves"
+    return f"{costs} out shared steps, which another run trained: alone, a point takes more."
 
 
 def _is_common(column: Column, rows: Sequence[PointRow]) -> bool:

@@ -1,53 +1,28 @@
-"""Replies as the model's own engine writes them: a calculator answers what the model asks it.
-
-transformers loads this file of an export, `custom_generate/generate.py`, with the model, and calls
-`generate` instead of its own, which does the work. The line that imports the calculator is
-replaced by the calculator when the file is written: an export needs nothing of nanochat.
-"""
+"""Answers to what a model asks the calculator, in the replies that `generate` writes."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from tokenizers import Tokenizer
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor
+from transformers.utils import logging
 from transformers.utils.hub import cached_file
-
-from nanochat_core.sandbox.calculator import calculate
 
 MAX_CODE_TOKENS = 256
 """The calculator takes no more characters than this."""
+TOKENIZER_FILE = "tokenizer.json"
 
-
-def generate(
-    inputs: Any = None,
-    generation_config: Any = None,
-    *,
-    model: Any,
-    calculator: bool = True,
-    **options: Any,
-) -> Any:
-    """As `generate` of transformers; `calculator=False` leaves the model alone.
-
-    So does a configuration without an end token: replies that never end are measurements.
-    """
-    processors = LogitsProcessorList(options.pop("logits_processor", None) or [])
-    settings = generation_config or model.generation_config
-    has_end = options.get("eos_token_id", getattr(settings, "eos_token_id", None)) is not None
-    tokenizer = _tokenizer_of(model) if calculator and has_end else None
-    if tokenizer is not None:
-        processors.append(CalculatorAnswers(tokenizer))
-    return type(model).generate(
-        model, inputs, generation_config, logits_processor=processors, **options
-    )
+logger = logging.get_logger(__name__)
 
 
 class CalculatorAnswers(LogitsProcessor):
     """Lets the result follow `python_start code python_end`, where the code has a result."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, calculate: Callable[[str], str | None]) -> None:
+        self._tokenizer, self._calculate = tokenizer, calculate
         self._start, self._end, self._before, self._after = (
             _special_id(tokenizer, f"<|{name}|>")
             for name in ("python_start", "python_end", "output_start", "output_end")
@@ -89,7 +64,7 @@ class CalculatorAnswers(LogitsProcessor):
     def _answer(self, code: list[int]) -> list[int]:
         if len(code) > MAX_CODE_TOKENS:
             return []
-        result = calculate(self._tokenizer.decode(code, skip_special_tokens=False))
+        result = self._calculate(self._tokenizer.decode(code, skip_special_tokens=False))
         if result is None:
             return []
         ids = self._tokenizer.encode(result, add_special_tokens=False).ids
@@ -103,16 +78,41 @@ def _special_id(tokenizer: Tokenizer, name: str) -> int:
     return found
 
 
-def _tokenizer_of(model: Any) -> Tokenizer | None:
-    """That of the folder or repository that the model was loaded from; None where there is none."""
-    revision = getattr(model.config, "_commit_hash", None)
-    return _read_tokenizer(str(model.config._name_or_path), revision)
+def has_end(options: Mapping[str, Any], *settings: Any) -> bool:
+    """Whether replies end, as transformers sees it: by an option, else by the first that says."""
+    if "eos_token_id" in options:
+        return options["eos_token_id"] is not None
+    return any(getattr(one, "eos_token_id", None) is not None for one in settings)
 
 
-@functools.lru_cache(maxsize=8)
-def _read_tokenizer(name: str, revision: str | None) -> Tokenizer | None:
-    try:
-        path = cached_file(name, "tokenizer.json", revision=revision)
-    except OSError:
+def place_of(config: Any) -> str:
+    """Where a model is loaded from: an absolute path, a name on the Hub, or nothing.
+
+    A path is looked up while the model is loaded: later, elsewhere, it would be another folder's,
+    or the name of somebody's repository.
+    """
+    name = str(config._name_or_path or "")
+    return str(Path(name).absolute()) if name and Path(name).is_dir() else name
+
+
+def tokenizer_in(place: str, revision: str | None) -> Tokenizer | None:
+    """The tokenizer of a folder or repository; None, with a warning, where there is none."""
+    if not place:
         return None
-    return None if path is None else Tokenizer.from_file(path)
+    try:
+        return _read_tokenizer(place, revision)
+    except OSError:
+        logger.warning_once(
+            f"no {TOKENIZER_FILE} in {place}: the calculator answers nothing; save the tokenizer "
+            "beside the model, or say generate(..., calculator=False)"
+        )
+        return None
+
+
+# A file that is not there raises, and is looked for again.
+@functools.lru_cache(maxsize=8)
+def _read_tokenizer(place: str, revision: str | None) -> Tokenizer:
+    path = Path(place, TOKENIZER_FILE)
+    if not path.is_absolute():
+        path = Path(str(cached_file(place, TOKENIZER_FILE, revision=revision)))
+    return Tokenizer.from_str(path.read_text(encoding="utf-8"))
