@@ -65,4 +65,6 @@ def test_starting_from_sft_makes_the_same(line: Line, uninterrupted: Uninterrupt
 def test_a_forced_station_with_the_same_result_lets_the_rest_stay(line: Line) -> None:
     states = went(line, "--force", "tokenizer")
     assert states.pop("tokenizer") == "made"
+    # Whether names move depends on the tests before, which another worker may have run.
+    states.pop("release")
     assert states == dict.fromkeys(states, "cached")
